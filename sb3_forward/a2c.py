@@ -1,0 +1,68 @@
+"""Advantage Actor Critic (A2C) whose hidden layers learn forward."""
+
+from typing import Any, TypeVar
+
+from stable_baselines3 import A2C
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from torch.nn import functional as F
+
+from sb3_forward.heads import CachedRollout
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+
+SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")
+
+
+class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
+    """
+    A2C without backpropagation through the network: hidden blocks match pairwise distances, the linear heads take one
+    policy-gradient step per rollout.
+
+    >>> from sb3_forward import ForwardA2C
+    >>> model = ForwardA2C("MlpPolicy", "CartPole-v1").learn(50)
+    >>> int(model.num_timesteps)
+    50
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or any ``ActorCriticPolicy`` class
+    :param env: the environment (if registered in Gymnasium, its name)
+    :param learning_rate: learning rate of the heads, a float or a schedule
+    :param args: further positional arguments of SB3's ``A2C``
+    :param kwargs: further arguments of SB3's ``A2C``, and those of
+        :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-3,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(policy, env, learning_rate, *args, **kwargs)
+
+    def _head_phase(self, rollout: CachedRollout) -> None:
+        values, log_prob, entropy = self.heads.evaluate(rollout)
+        advantages = rollout.advantages
+        if self.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        policy_loss = -(advantages * log_prob).mean()
+        value_loss = F.mse_loss(rollout.returns, values)
+        # Without a closed form, the entropy is estimated from the log-probabilities
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        self.heads.step(policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss, self.max_grad_norm)
+        self._n_updates += 1
+        self.logger.record("train/entropy_loss", entropy_loss.item())
+        self.logger.record("train/policy_loss", policy_loss.item())
+        self.logger.record("train/value_loss", value_loss.item())
+
+    def learn(
+        self: SelfForwardA2C,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "ForwardA2C",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfForwardA2C:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -1,0 +1,185 @@
+"""
+The heads: the linear maps from the top features to the action distribution and to the value.
+
+They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model, and what
+slows its training is the correlation of its inputs: the optimizer therefore works in whitened coordinates of the
+features (our choice; measured against plain coordinates in docs/experiments.md).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+from torch.distributions import Normal
+
+# Features with less than this share of the mean variance are damped, not blown up (our choice)
+RIDGE = 0.1
+# The running moments remember about this many rows (our choice)
+MEMORY = 2048.0
+
+
+class CachedRollout(NamedTuple):
+    """A rollout as the heads see it: features in place of observations; N rows each."""
+
+    latent_pi: th.Tensor  # (N, d_pi)
+    latent_vf: th.Tensor  # (N, d_vf)
+    actions: th.Tensor  # (N,) for Discrete, else (N, action_dim)
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+
+    def __getitem__(self, rows: Any) -> "CachedRollout":  # type: ignore[override]
+        return CachedRollout(*(getattr(self, field)[rows] for field in self._fields))
+
+
+class Whitening:
+    """
+    Whitened coordinates of one linear head's inputs, from running moments: the optimizer sees
+    ``logits = (features - mean) S W~^T + b~`` with ``S S^T`` the inverse of the features' ridged covariance.
+
+    The features themselves and the head's weights stay as they are; gradients are mapped in, updates are mapped out.
+
+    :param head: the linear head
+    :param state: its running moments, empty at first; kept by the caller, who saves and loads it
+    """
+
+    def __init__(self, head: nn.Linear, state: dict[str, Any]) -> None:
+        self.head = head
+        self.state = state
+        self.basis = th.eye(head.in_features)
+
+    def update(self, features: th.Tensor) -> None:
+        """
+        Take a rollout's features into the running moments.
+
+        :param features: (N, d) inputs of the head
+        """
+        rows = float(len(features))
+        mean = features.mean(dim=0)
+        centred = features - mean
+        covariance = centred.T @ centred / rows
+        if self.state:
+            share = rows / (rows + min(self.state["rows"], MEMORY))
+            shift = mean - self.state["mean"]
+            covariance = th.lerp(self.state["covariance"], covariance, share) + share * (1 - share) * th.outer(shift, shift)
+            mean = self.state["mean"] + share * shift
+            rows += self.state["rows"]
+        self.state.update(rows=min(rows, MEMORY), mean=mean, covariance=covariance)
+        ridge = (RIDGE * covariance.diagonal().mean()).clamp_min(th.finfo(mean.dtype).eps)
+        eigenvalues, eigenvectors = th.linalg.eigh(covariance)
+        self.basis = (eigenvectors * (eigenvalues.clamp_min(0) + ridge).rsqrt()) @ eigenvectors.T
+
+    def map_gradient_in(self) -> None:
+        """Replace the gradient with respect to the weights by the one with respect to the whitened weights."""
+        weight, bias = self.head.weight, self.head.bias
+        if weight.grad is not None and bias.grad is not None:
+            weight.grad = (weight.grad - th.outer(bias.grad, self.state["mean"])) @ self.basis
+
+    @th.no_grad()
+    def map_update_out(self, weight_before: th.Tensor) -> None:
+        """
+        Replace the update of the whitened weights, which the optimizer has just made, by that of the weights.
+
+        :param weight_before: (out, d) weights before the optimizer's step
+        """
+        update = (self.head.weight - weight_before) @ self.basis.T
+        self.head.weight.copy_(weight_before + update)
+        self.head.bias -= update @ self.state["mean"]
+
+
+class Heads:
+    """
+    The heads of a policy and their optimizer.
+
+    :param policy: the actor-critic policy
+    :param parameters: the parameters of its heads
+    :param optimizer: the optimizer over exactly these
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, parameters: Iterable[nn.Parameter], optimizer: th.optim.Optimizer) -> None:
+        self.policy = policy
+        self.parameters = list(parameters)
+        self.optimizer = optimizer
+        self.whitenings: list[Whitening] = []
+
+    def whiten(self, rollout: CachedRollout, moments: dict[str, Any]) -> None:
+        """
+        Let the optimizer work in whitened coordinates of this rollout's features and those before.
+
+        :param rollout: the features
+        :param moments: running moments by name of the head, kept by the caller; a head that is not linear has none
+        """
+        self.whitenings = []
+        for name, features in (("action_net", rollout.latent_pi), ("value_net", rollout.latent_vf)):
+            head = getattr(self.policy, name)
+            if type(head) is nn.Linear and head.bias is not None and head.weight.requires_grad:
+                whitening = Whitening(head, moments.setdefault(name, {}))
+                whitening.update(features)
+                self.whitenings.append(whitening)
+
+    def evaluate(self, rollout: CachedRollout) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """
+        SB3's ``evaluate_actions`` from the top features on.
+
+        :param rollout: features and actions
+        :return: values (N,), log-probabilities of the actions (N,) and entropies (N,), or ``None`` without a closed form
+        """
+        distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
+        values = self.policy.value_net(rollout.latent_vf).flatten()
+        return values, distribution.log_prob(rollout.actions), distribution.entropy()
+
+    def step(self, loss: th.Tensor, max_grad_norm: float) -> None:
+        """
+        One optimizer step of the heads on their loss.
+
+        :param loss: scalar, a function of the heads' parameters alone
+        :param max_grad_norm: clip the heads' gradient norm to this
+        :raises ValueError: if the loss is not finite; no weight has moved then
+        """
+        if not math.isfinite(loss.item()):
+            raise ValueError(
+                f"The loss of the heads is {loss.item()}; their weights were left as they were. Lower `learning_rate`, and "
+                "check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        for whitening in self.whitenings:
+            whitening.map_gradient_in()
+        th.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        before = [whitening.head.weight.detach().clone() for whitening in self.whitenings]
+        self.optimizer.step()
+        for whitening, weight_before in zip(self.whitenings, before, strict=True):
+            whitening.map_update_out(weight_before)
+
+
+def score(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    Gradient of the actions' log-probability with respect to the outputs of the action head, in units of the standard
+    deviation where the distribution is Gaussian: ``onehot(a) - pi`` for discrete actions, ``(a - mu) / sigma`` for
+    continuous ones. Read off at the head in the forward pass; nothing is carried back through a weight.
+
+    :param policy: the actor-critic policy
+    :param latent_pi: (B, d_pi) top features of the actor
+    :param actions: the actions taken
+    :return: (B, k) scores, k the number of outputs of the action head
+    """
+    outputs: list[th.Tensor] = []
+
+    def capture(module: nn.Module, inputs: Any, output: th.Tensor) -> th.Tensor:
+        outputs.append(output.detach().requires_grad_())
+        return outputs[0]
+
+    handle = policy.action_net.register_forward_hook(capture)
+    try:
+        with th.enable_grad():
+            distribution = policy._get_action_dist_from_latent(latent_pi.detach())
+            (gradient,) = th.autograd.grad(distribution.log_prob(actions).sum(), outputs[0])
+    finally:
+        handle.remove()
+    if isinstance(distribution.distribution, Normal):
+        gradient = gradient * distribution.distribution.stddev.detach()
+    return gradient.detach()

@@ -1,0 +1,307 @@
+"""
+What the forward-trained on-policy algorithms share: their parameters, the local phase, the cached features, and logs.
+
+``train()`` is the method's pseudo-code: hidden layers first, each on its own loss, once per rollout; then the features,
+which stay constant; then the heads on the policy-gradient loss.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
+
+from sb3_forward.blocks import Activations, Block, as_matrix
+from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
+from sb3_forward.heads import CachedRollout, Heads, score
+from sb3_forward.network import HiddenNetwork
+from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+
+HIDDEN_TRAINING = ("local", "frozen", "backprop")
+# Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
+FEATURE_ROWS = 512
+
+
+class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """
+    Base of the forward-trained algorithms: put in front of A2C or PPO, it replaces their ``train()``.
+
+    :param args: positional arguments of the SB3 algorithm
+    :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line
+        from x to zero
+    :param local_epochs: passes over the rollout in the local phase, >= 1
+    :param local_batch_size: rows that are matched to each other, >= 2
+    :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
+    :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
+    :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
+    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
+        SB3's own ``train()`` on the very same network
+    :param whiten_heads: let the heads' optimizer work in whitened coordinates of the features
+    :param kwargs: keyword arguments of the SB3 algorithm
+    :raises ValueError: if one of the above is out of its range, or a parameter of the policy is in no block and no head
+    """
+
+    policy_aliases: dict[str, type[BasePolicy]] = {  # type: ignore[misc]  # noqa: RUF012
+        "MlpPolicy": ForwardPolicy,
+        "CnnPolicy": ForwardCnnPolicy,
+        "MultiInputPolicy": ForwardMultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        *args: Any,
+        local_learning_rate: float | str | Schedule = 1e-3,
+        local_epochs: int = 1,
+        local_batch_size: int = 64,
+        local_loss: str = "stress",
+        disparity: str = "identity",
+        guidance_coef: float = 0.0,
+        hidden_training: str = "local",
+        whiten_heads: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.local_learning_rate = local_learning_rate
+        self.local_epochs = local_epochs
+        self.local_batch_size = local_batch_size
+        self.local_loss = local_loss
+        self.disparity = disparity
+        self.guidance_coef = guidance_coef
+        self.hidden_training = hidden_training
+        self.whiten_heads = whiten_heads
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        # `load` writes the parameters after the constructor: here they pass in both ways
+        self._check_parameters()
+        self.local_lr_schedule = as_schedule(self.local_learning_rate)
+        super()._setup_model()
+        if self.hidden_training != "backprop":
+            self._find_blocks()
+
+    def _check_parameters(self) -> None:
+        _check_choice("local_loss", self.local_loss, LOCAL_LOSSES)
+        _check_choice("disparity", self.disparity, DISPARITIES)
+        _check_choice("hidden_training", self.hidden_training, HIDDEN_TRAINING)
+        if not 0 <= self.guidance_coef <= 1:
+            raise ValueError(f"`guidance_coef` must be in [0, 1] (0 is unguided), got {self.guidance_coef}.")
+        if self.local_batch_size < 2:
+            raise ValueError(
+                f"`local_batch_size` must be at least 2, since a local loss matches pairs of rows, got {self.local_batch_size}."
+            )
+        if self.local_epochs < 1:
+            raise ValueError(
+                f"`local_epochs` must be at least 1, got {self.local_epochs}: use hidden_training='frozen' to leave the hidden "
+                "layers as they are."
+            )
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = ForwardPolicy.__name__) -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
+
+    def _excluded_save_params(self) -> list[str]:
+        # Both are derived from the policy; the state of all optimizers is in `policy.optimizer`
+        return [*super()._excluded_save_params(), "network", "heads"]
+
+    def _find_blocks(self) -> None:
+        """Split the policy into blocks and heads, each with an optimizer of its own."""
+        policy = getattr(self.policy, "_orig_mod", self.policy)  # a compiled policy keeps its parameters there
+        self.network = HiddenNetwork(policy)
+        for block in self.network.blocks:
+            block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
+        optimizer = policy.optimizer_class(
+            self.network.head_parameters, lr=self.lr_schedule(1), **dict(policy.optimizer_kwargs)  # type: ignore[call-arg]
+        )
+        self.heads = Heads(policy, self.network.head_parameters, optimizer)
+
+    def _prepare_optimizers(self) -> None:
+        """Bring the blocks, every optimizer's state and every learning rate up to date."""
+        if not self.network.is_current(self.policy):
+            self._find_blocks()
+        self._update_learning_rate(self.policy.optimizer)
+        update_learning_rate(self.heads.optimizer, self.lr_schedule(self._current_progress_remaining))
+        # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
+        # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
+        self.heads.optimizer.state = self.policy.optimizer.state
+        local_learning_rate = self.local_lr_schedule(self._current_progress_remaining)
+        for block in self.network.blocks:
+            assert block.optimizer is not None
+            update_learning_rate(block.optimizer, local_learning_rate)
+            block.optimizer.state = self.policy.optimizer.state
+
+    def train(self) -> None:
+        """
+        Update the policy with the current rollout: hidden blocks on their local losses, then the heads on the policy
+        gradient over constant features.
+
+        :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
+        """
+        if self.hidden_training == "backprop":
+            super().train()
+            return
+        self._prepare_optimizers()
+        if self.hidden_training == "local":
+            self._local_phase()
+        rollout = self._cache_features()
+        self._log_drift(rollout)
+        if self.whiten_heads:
+            self.heads.whiten(rollout, self.policy.optimizer.param_groups[0].setdefault("moments", {}))
+        self._head_phase(rollout)
+        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
+        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    @abstractmethod
+    def _head_phase(self, rollout: CachedRollout) -> None:
+        """
+        Train the heads on the policy-gradient loss of the algorithm.
+
+        :param rollout: the rollout with constant features
+        """
+
+    def _local_phase(self) -> None:
+        """Every block's steps on its own local loss, minibatch by minibatch, from the bottom up."""
+        self.policy.set_training_mode(True)
+        record = LocalRecord({}, [])
+        for _ in range(self.local_epochs):
+            for samples in self.rollout_buffer.get(self.local_batch_size):
+                if len(samples.advantages) > 1:  # one row has no pairs
+                    self._local_minibatch(samples, record)
+        self._log_local(record)
+
+    @th.no_grad()
+    def _local_minibatch(self, samples: RolloutBufferSamples, record: "LocalRecord") -> None:
+        make_target, match = LOCAL_LOSSES[self.local_loss]
+        guidance = self._guidance(samples) if self.guidance_coef > 0 else {}
+
+        def train_block(block: Block, inputs: Activations) -> Activations:
+            if block.optimizer is None:
+                return block.forward(inputs)
+            disparities = DISPARITIES[self.disparity](pairwise_distances(as_matrix(inputs)))
+            target = make_target(disparities, guidance.get(block.role), self.guidance_coef)
+            step = block.local_step(inputs, target, match, self.max_grad_norm)
+            record.losses.setdefault(block.name, []).append(step.loss)
+            record.grad_norms.append(step.grad_norm)
+            return step.outputs
+
+        self.network.latents(samples.observations, train_block)
+
+    def _guidance(self, samples: RolloutBufferSamples) -> dict[str, th.Tensor]:
+        """
+        Distances of what the policy-gradient loss asks of each row: of its value residual for the critic, of its score
+        weighted by that residual for the actor, of both for shared blocks.
+        """
+        self.policy.set_training_mode(False)
+        latent_pi, _ = self.network.latents(samples.observations)
+        self.policy.set_training_mode(True)
+        residual = (samples.returns - samples.old_values)[:, None]
+        scores = residual * score(self.heads.policy, latent_pi, self._actions(samples))
+        both = th.cat([_unit_variance(scores), _unit_variance(residual)], dim=1)
+        return {
+            "actor": pairwise_distances(scores),
+            "critic": pairwise_distances(residual),
+            "shared": pairwise_distances(both),
+        }
+
+    @th.no_grad()
+    def _cache_features(self) -> CachedRollout:
+        """One pass over the rollout: its top features, constant from here on, and what the heads' loss needs beside."""
+        # As in the collection of rollouts: dropout off, statistics of BatchNorm at rest
+        self.policy.set_training_mode(False)
+        parts = [
+            CachedRollout(
+                *self.network.latents(samples.observations),
+                self._actions(samples),
+                samples.old_values,
+                samples.old_log_prob,
+                samples.advantages,
+                samples.returns,
+            )
+            for samples in self.rollout_buffer.get(FEATURE_ROWS)
+        ]
+        self.policy.set_training_mode(True)
+        return CachedRollout(*(th.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _actions(self, samples: RolloutBufferSamples) -> th.Tensor:
+        if isinstance(self.action_space, spaces.Discrete):
+            return samples.actions.long().flatten()
+        return samples.actions
+
+    def _log_local(self, record: "LocalRecord") -> None:
+        self.logger.record("train/local_learning_rate", self.local_lr_schedule(self._current_progress_remaining))
+        if not record.losses:
+            return
+        means = {name: float(np.mean(losses)) for name, losses in record.losses.items()}
+        for name, mean in means.items():
+            # Too many and too long for the table on the screen
+            self.logger.record(f"train/local_loss/{name}", mean, exclude=("stdout", "log"))
+        self.logger.record("train/local_loss", float(np.mean(list(means.values()))))
+        self.logger.record("train/local_grad_norm", float(np.mean(record.grad_norms)))
+
+    @th.no_grad()
+    def _log_drift(self, rollout: CachedRollout) -> None:
+        """Log how far the local phase has moved the policy, as approximate KL, before the heads' first step."""
+        _, log_prob, _ = self.heads.evaluate(rollout)
+        self.logger.record("train/drift_kl", approximate_kl(log_prob - rollout.old_log_prob).item())
+
+
+class LocalRecord(NamedTuple):
+    """What the local phase logs."""
+
+    losses: dict[str, list[float]]  # by name of the block
+    grad_norms: list[float]
+
+
+def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
+    """
+    Estimate of KL(old || new) that is never negative in the mean: ``mean((r - 1) - log r)`` with ``r`` the probability
+    ratio (J. Schulman, "Approximating KL divergence", 2020); what SB3's PPO logs as ``approx_kl``.
+
+    :param log_ratio: (N,) log of new over old probability of the actions taken
+    :return: scalar >= 0
+    """
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
+    """
+    The schedule that a local learning rate stands for.
+
+    :param learning_rate: a float, a schedule from remaining progress (1 to 0) to learning rate, or ``"lin_x"``
+    :return: the schedule
+    :raises ValueError: if it is none of these, or does not start above zero
+    """
+    schedule: Any = learning_rate
+    if isinstance(learning_rate, str):
+        # The Zoo parses such strings for SB3's own learning rate alone
+        prefix, _, number = learning_rate.rpartition("_")
+        try:
+            start = float(number)
+        except ValueError:
+            start = math.nan
+        if prefix not in ("", "lin") or math.isnan(start):
+            raise ValueError(f"`local_learning_rate` must be a number, a schedule or 'lin_x', got {learning_rate!r}.")
+        schedule = LinearSchedule(start, 0.0, 1.0) if prefix else start
+    schedule = FloatSchedule(schedule)
+    if not schedule(1.0) > 0:
+        raise ValueError(
+            f"`local_learning_rate` must start above 0, got {learning_rate!r}: use hidden_training='frozen' to leave the "
+            "hidden layers as they are."
+        )
+    return schedule
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _unit_variance(signal: th.Tensor) -> th.Tensor:
+    deviation = (signal - signal.mean(dim=0)).norm() / math.sqrt(len(signal))
+    return signal / deviation.clamp_min(th.finfo(signal.dtype).tiny)

@@ -1,0 +1,60 @@
+"""
+Actor-critic policies for forward training: SB3's own, name for name and shape for shape, but with random biases.
+
+Their weights load into SB3's policies and back. Any other ``ActorCriticPolicy`` can be trained forward too.
+"""
+
+from typing import Any
+
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+
+class ForwardPolicy(ActorCriticPolicy):
+    """
+    ``ActorCriticPolicy`` with random biases in the hidden layers of actor and critic.
+
+    SB3 starts them at zero. With an odd activation such as tanh, every feature is then an odd function of the
+    observation, and no linear head can represent an even value function of it. Backpropagation would move the biases;
+    a local loss has no reason to. The features extractor keeps the biases of its own initialisation.
+
+    :param args: positional arguments of ``ActorCriticPolicy``
+    :param bias_init: half-width of the uniform distribution that the biases are drawn from, >= 0; 0 is SB3's
+        initialisation (our choice: the paper's is not known to us)
+    :param kwargs: keyword arguments of ``ActorCriticPolicy``
+    :raises ValueError: if ``bias_init`` is negative
+    """
+
+    def __init__(self, *args: Any, bias_init: float = 1.0, **kwargs: Any) -> None:
+        if not bias_init >= 0:
+            raise ValueError(f"`bias_init` must be at least 0, got {bias_init}: 0 starts the biases at zero as SB3 does.")
+        # `_build`, called by the parent's constructor, reads it
+        self.__dict__["bias_init"] = bias_init
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.bias_init > 0:
+            for module in self.mlp_extractor.modules():
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.uniform_(module.bias, -self.bias_init, self.bias_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        # SB3 2.9 leaves `share_features_extractor` out: a policy saved with False came back with True and other actions
+        data.update(bias_init=self.bias_init, share_features_extractor=self.share_features_extractor)
+        return data
+
+
+class ForwardCnnPolicy(ForwardPolicy, ActorCriticCnnPolicy):
+    """:class:`ForwardPolicy` for images: ``NatureCNN`` by default, each of its convolutions one block."""
+
+
+class ForwardMultiInputPolicy(ForwardPolicy, MultiInputActorCriticPolicy):
+    """:class:`ForwardPolicy` for dictionary observations: ``CombinedExtractor`` by default, a chain of blocks per key."""
+
+
+MlpPolicy = ForwardPolicy
+CnnPolicy = ForwardCnnPolicy
+MultiInputPolicy = ForwardMultiInputPolicy
