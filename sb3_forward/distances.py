@@ -33,7 +33,8 @@ def pairwise_distances(x: th.Tensor) -> th.Tensor:
     squared = sums - 2 * gram
     # The product leaves rounding noise where rows are equal; the square root would make distances of it
     rounding = 32 * th.finfo(x.dtype).eps * sums
-    return th.where(squared > rounding, squared, 0.0).sqrt()
+    # This way round, NaN stays NaN
+    return th.where(squared <= rounding, 0.0, squared).sqrt()
 
 
 def identity_disparity(distances: th.Tensor) -> th.Tensor:

@@ -103,6 +103,9 @@ class Heads:
     def __init__(self, policy: ActorCriticPolicy, parameters: Iterable[nn.Parameter], optimizer: th.optim.Optimizer) -> None:
         self.policy = policy
         self.parameters = list(parameters)
+        critic = set(policy.value_net.parameters())
+        # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
+        self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         self.optimizer = optimizer
         self.whitenings: list[Whitening] = []
 
@@ -137,7 +140,7 @@ class Heads:
         One optimizer step of the heads on their loss.
 
         :param loss: scalar, a function of the heads' parameters alone
-        :param max_grad_norm: clip the heads' gradient norm to this
+        :param max_grad_norm: clip the gradient norm of each head to this
         :raises ValueError: if the loss is not finite; no weight has moved then
         """
         if not math.isfinite(loss.item()):
@@ -149,7 +152,8 @@ class Heads:
         loss.backward()
         for whitening in self.whitenings:
             whitening.map_gradient_in()
-        th.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        for parameters in self.clip_groups:
+            th.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         before = [whitening.head.weight.detach().clone() for whitening in self.whitenings]
         self.optimizer.step()
         for whitening, weight_before in zip(self.whitenings, before, strict=True):

@@ -201,6 +201,11 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         latent_pi, _ = self.network.latents(samples.observations)
         self.policy.set_training_mode(True)
         residual = (samples.returns - samples.old_values)[:, None]
+        if not residual.isfinite().all():
+            raise ValueError(
+                "The guidance signal (returns minus values of the rollout) is not finite; no weight was moved by it. Check "
+                "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
+            )
         scores = residual * score(self.heads.policy, latent_pi, self._actions(samples))
         both = th.cat([_unit_variance(scores), _unit_variance(residual)], dim=1)
         return {

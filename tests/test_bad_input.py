@@ -1,0 +1,78 @@
+"""Bad input gets an error that says what to change, and destroys nothing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from tests.envs import ALGORITHMS, small_model
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("local_loss", "cosine"),
+        ("disparity", "euclidean"),
+        ("hidden_training", "bp"),
+        ("guidance_coef", -0.1),
+        ("guidance_coef", 1.5),
+        ("guidance_coef", float("nan")),
+        ("local_learning_rate", 0.0),
+        ("local_learning_rate", -1e-3),
+        ("local_learning_rate", "cos_0.1"),
+        ("local_learning_rate", "fast"),
+        ("local_learning_rate", "lin_0"),
+        ("local_batch_size", 1),
+        ("local_batch_size", -64),
+        ("local_epochs", 0),
+    ],
+)
+def test_parameters_out_of_range(algorithm: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        small_model(algorithm, **{name: value})
+
+
+@pytest.mark.parametrize("value", [1e-3, "0.001", "lin_0.001", lambda progress: 1e-3 * progress])
+def test_local_learning_rate_forms(value: Any) -> None:
+    assert small_model(ForwardPPO, local_learning_rate=value).local_lr_schedule(1.0) == pytest.approx(1e-3)
+
+
+def test_unknown_parameter() -> None:
+    with pytest.raises(TypeError, match="local_lr"):
+        small_model(ForwardA2C, local_lr=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("guidance_coef", [0.0, 0.5])
+def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float) -> None:
+    model = small_model(algorithm, guidance_coef=guidance_coef)
+    model.learn(16)
+    model.network.critic.blocks[1].parameters[0].data[0, 0] = np.nan
+    before = {name: value.clone() for name, value in model.policy.state_dict().items() if not name.startswith("mlp_extractor")}
+    # Values of NaN also spoil the guidance, before any block is reached
+    message = "guidance signal" if guidance_coef > 0 else r"critic\.1.*local_learning_rate"
+    with pytest.raises(ValueError, match=message):
+        model.learn(16)
+    for name, value in before.items():
+        assert th.equal(value, model.policy.state_dict()[name]), name
+    assert all(value.isfinite().all() for name, value in model.policy.state_dict().items() if "value_net.2.weight" not in name)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_non_finite_reward(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(algorithm)
+    model.learn(16)
+    env = model.env.envs[0].unwrapped
+    step = env.step
+
+    def broken(action: Any) -> Any:
+        observation, _, terminated, truncated, info = step(action)
+        return observation, float("nan"), terminated, truncated, info
+
+    monkeypatch.setattr(env, "step", broken)
+    with pytest.raises(ValueError, match="loss of the heads"):
+        model.learn(16)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())

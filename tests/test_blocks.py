@@ -1,0 +1,93 @@
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_forward.blocks import Block, as_matrix
+from sb3_forward.distances import LOCAL_LOSSES, pairwise_distances, stress, stress_target
+
+
+def make_block(layer: nn.Module | None = None, lr: float = 1e-2) -> Block:
+    th.manual_seed(0)
+    module = nn.Sequential(layer or nn.Linear(4, 16), nn.Tanh())
+    block = Block("actor.0", "actor", module, module.parameters())
+    block.build_optimizer(th.optim.Adam, lr, {"eps": 1e-5})
+    return block
+
+
+def weights(block: Block) -> list[th.Tensor]:
+    return [parameter.detach().clone() for parameter in block.parameters]
+
+
+@pytest.mark.parametrize("local_loss", LOCAL_LOSSES)
+@pytest.mark.parametrize("layer", [nn.Linear(4, 16), nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 8, 2))])
+def test_local_steps_lower_the_local_loss(local_loss: str, layer: nn.Module) -> None:
+    make_target, match = LOCAL_LOSSES[local_loss]
+    block = make_block(layer)
+    inputs = th.randn(32, 4)
+    target = make_target(pairwise_distances(inputs), None, 0.0)
+    losses = [block.local_step(inputs, target, match, 0.5).loss for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_local_step_outputs_are_those_before_the_step_and_hold_no_graph() -> None:
+    block = make_block()
+    inputs = th.randn(8, 4)
+    expected = block.forward(inputs).detach()
+    step = block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 0.5)
+    assert isinstance(step.outputs, th.Tensor)
+    assert not step.outputs.requires_grad
+    th.testing.assert_close(step.outputs, expected)
+    assert not th.equal(block.forward(inputs), expected)
+    assert all(parameter.grad is None for parameter in block.parameters)
+
+
+def test_gradient_is_that_of_the_local_loss() -> None:
+    """With SGD at rate 1 and no clipping, the step is the gradient that autograd finds for the stress itself."""
+    block, twin = make_block(), make_block()
+    block.build_optimizer(th.optim.SGD, 1.0, {})
+    inputs = th.randn(8, 4)
+    off_diagonal = ~th.eye(8, dtype=th.bool)
+    target = stress_target(pairwise_distances(inputs))
+    outputs = twin.forward(inputs)
+    pairs = (outputs[:, None] - outputs[None, :])[off_diagonal].norm(dim=-1)
+    (((pairs / (pairs.sum() / 64) - target[off_diagonal]) ** 2).sum() / 64).backward()
+    before = weights(block)
+    block.local_step(inputs, target, stress, 1e9)
+    for old, new, reference in zip(before, block.parameters, twin.parameters, strict=True):
+        assert reference.grad is not None
+        th.testing.assert_close(old - new.detach(), reference.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_norm_is_clipped_per_block() -> None:
+    block = make_block()
+    block.build_optimizer(th.optim.SGD, 1.0, {})
+    inputs = th.randn(8, 4)
+    before = weights(block)
+    step = block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 1e-3)
+    moved = th.cat([(old - new.detach()).flatten() for old, new in zip(before, block.parameters, strict=True)]).norm()
+    assert step.grad_norm > 1e-3
+    assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_non_finite_loss_names_the_block_and_moves_nothing(poison: float) -> None:
+    layer = nn.Linear(4, 16)
+    with th.no_grad():
+        layer.weight[0, 0] = poison
+    block = Block("actor.0", "actor", layer, layer.parameters())
+    block.build_optimizer(th.optim.Adam, 1e-3, {})
+    inputs, before = th.randn(8, 4), weights(block)
+    with pytest.raises(ValueError, match=r"actor\.0.*local_learning_rate"):
+        block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 0.5)
+    for old, new in zip(before, block.parameters, strict=True):
+        th.testing.assert_close(old, new.detach(), rtol=0, atol=0, equal_nan=True)
+    assert block.optimizer is not None
+    assert not block.optimizer.state
+
+
+def test_as_matrix() -> None:
+    image, vector, scalar = th.zeros(5, 3, 2, 2), th.ones(5, 4), th.ones(5)
+    assert as_matrix(image).shape == (5, 12)
+    assert as_matrix(scalar).shape == (5, 1)
+    assert as_matrix({"image": image, "vector": vector}).shape == (5, 16)
+    assert as_matrix((vector, scalar)).shape == (5, 5)

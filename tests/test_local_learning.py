@@ -1,0 +1,227 @@
+"""What the method promises: each hidden block learns from its own loss alone, and the heads alone see the policy gradient."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, PPO
+from torch import nn
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.heads import Heads, score
+from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
+
+
+def one_update(algorithm: Any, policy: str = "MlpPolicy", actions: str = "Discrete", **kwargs: Any) -> Any:
+    return small_model(algorithm, policy, actions, **kwargs).learn(16)
+
+
+def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    assert first
+    return all(th.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
+def test_hidden_weights_do_not_see_the_policy_gradient(algorithm: Any, policy: str) -> None:
+    base = one_update(algorithm, policy)
+    others = [
+        one_update(algorithm, policy, vf_coef=5.0),
+        one_update(algorithm, policy, ent_coef=0.3),
+        one_update(algorithm, policy, learning_rate=0.1, whiten_heads=False),
+    ]
+    for other in others:
+        assert same(hidden_state(base), hidden_state(other))
+        assert not th.equal(base.policy.value_net.weight, other.policy.value_net.weight) or not th.equal(
+            base.policy.action_net.weight, other.policy.action_net.weight
+        )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
+def test_every_block_moves(algorithm: Any, policy: str) -> None:
+    model = small_model(algorithm, policy)
+    before = hidden_state(model)
+    model.learn(16)
+    after = hidden_state(model)
+    for block in model.network.blocks:
+        assert any(not th.equal(before[key], after[key]) for key in before if key.startswith(f"{block.name}/")), block.name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_graphs_stop_at_the_heads(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the head phase the features carry no graph, and no hidden parameter has or gets a gradient."""
+    model = small_model(algorithm, "CnnPolicy")
+    hidden = {parameter for block in model.network.blocks for parameter in block.parameters}
+    steps = []
+    original = Heads.step
+
+    def checked_step(self: Heads, loss: th.Tensor, max_grad_norm: float) -> None:
+        reached = set()
+        nodes, seen = [loss.grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable"):
+                reached.add(node.variable)
+            nodes += [parent for parent, _ in node.next_functions]
+        assert reached == set(self.parameters)
+        assert all(parameter.grad is None for parameter in hidden)
+        original(self, loss, max_grad_norm)
+        assert all(parameter.grad is None for parameter in hidden)
+        steps.append(1)
+
+    monkeypatch.setattr(Heads, "step", checked_step)
+    model.learn(16)
+    assert steps
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_memory_holds_one_block_at_a_time(algorithm: Any) -> None:
+    """While a block learns, no graph of another block is alive."""
+    model = small_model(algorithm, policy_kwargs={"net_arch": [8] * 6})
+    alive: list[int] = []
+    peak: list[int] = []
+
+    for block in model.network.blocks:
+        forward = block.forward
+
+        def counted(inputs: th.Tensor, forward: Any = forward) -> th.Tensor:
+            assert not inputs.requires_grad
+            outputs = forward(inputs)
+            if outputs.grad_fn is not None:
+                alive.append(1)
+                peak.append(len(alive))
+                # The hook's lifetime is that of the graph
+                outputs.grad_fn.register_hook(Dropped(alive))
+            return outputs
+
+        block.forward = counted
+    model.learn(16)
+    assert len(peak) >= 12
+    assert max(peak) == 1
+
+
+class Dropped:
+    def __init__(self, alive: list[int]) -> None:
+        self.alive = alive
+
+    def __call__(self, *args: Any) -> None: ...
+
+    def __del__(self) -> None:
+        self.alive.pop()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_frozen_layers_stay_at_their_random_start(algorithm: Any) -> None:
+    model = small_model(algorithm, hidden_training="frozen")
+    before, head = hidden_state(model), model.policy.action_net.weight.clone()
+    model.learn(48)
+    assert same(before, hidden_state(model))
+    assert not th.equal(head, model.policy.action_net.weight)
+
+
+@pytest.mark.parametrize(("algorithm", "stock"), [(ForwardA2C, A2C), (ForwardPPO, PPO)])
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_backprop_is_sb3_on_the_same_network(algorithm: Any, stock: Any, actions: str) -> None:
+    """Bit for bit, as soon as the biases start as SB3's do."""
+    kwargs = {"learning_rate": 1e-3, "policy_kwargs": {"bias_init": 0.0}}
+    ours = small_model(algorithm, actions=actions, hidden_training="backprop", **kwargs).learn(48)
+    theirs_kwargs = {key: value for key, value in small_kwargs(algorithm).items() if not key.startswith("local")}
+    theirs = stock("MlpPolicy", small_model(algorithm, actions=actions).get_env(), learning_rate=1e-3, **theirs_kwargs)
+    theirs.learn(48)
+    for (name, ours_value), theirs_value in zip(
+        ours.policy.state_dict().items(), theirs.policy.state_dict().values(), strict=True
+    ):
+        assert th.equal(ours_value, theirs_value), name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("actions", ["Discrete", "Box", "MultiDiscrete", "MultiBinary"])
+def test_guidance_reaches_the_hidden_layers(algorithm: Any, actions: str) -> None:
+    unguided, guided = (hidden_state(one_update(algorithm, actions=actions, guidance_coef=coef)) for coef in (0.0, 0.5))
+    assert not same(unguided, guided)
+
+
+def test_score_is_onehot_minus_probabilities() -> None:
+    model = small_model(ForwardPPO)
+    latent, actions = th.randn(5, 64), th.tensor([0, 1, 2, 0, 1])
+    probabilities = th.softmax(model.policy.action_net(latent), dim=1)
+    expected = nn.functional.one_hot(actions, 3) - probabilities
+    th.testing.assert_close(score(model.policy, latent, actions), expected.detach())
+
+
+def test_score_of_a_gaussian_is_the_standardised_action() -> None:
+    model = small_model(ForwardPPO, actions="Box", policy_kwargs={"log_std_init": -1.0})
+    latent, actions = th.randn(5, 64), th.randn(5, 2)
+    expected = (actions - model.policy.action_net(latent)) / th.exp(model.policy.log_std)
+    th.testing.assert_close(score(model.policy, latent, actions), expected.detach())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_logged_values(algorithm: Any) -> None:
+    """SB3's keys all stay, ours come in addition."""
+    stock = {ForwardA2C: A2C, ForwardPPO: PPO}[algorithm]
+    kwargs = {"clip_range_vf": 0.2} if algorithm is ForwardPPO else {}
+    model = one_update(algorithm, actions="Box", **kwargs)
+    theirs_kwargs = {key: value for key, value in small_kwargs(algorithm).items() if not key.startswith("local")}
+    theirs = stock("MlpPolicy", model.get_env(), **theirs_kwargs, **kwargs).learn(16)
+    stock_keys = {key for key in theirs.logger.name_to_value if key.startswith("train/")}
+    keys = {key for key in model.logger.name_to_value if key.startswith("train/")}
+    assert stock_keys
+    assert stock_keys <= keys
+    assert keys - stock_keys == {
+        "train/local_learning_rate",
+        "train/local_loss",
+        "train/local_grad_norm",
+        "train/drift_kl",
+        *(f"train/local_loss/{name}" for name in ("actor.0", "actor.1", "critic.0", "critic.1")),
+    }
+    assert all(np.isfinite(model.logger.name_to_value[key]) for key in keys - {"train/explained_variance"})
+
+
+def test_drift_is_zero_without_local_learning_and_small_with_it() -> None:
+    frozen = one_update(ForwardPPO, hidden_training="frozen")
+    local = one_update(ForwardPPO, policy_kwargs={"ortho_init": False})
+    assert frozen.logger.name_to_value["train/drift_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert local.logger.name_to_value["train/drift_kl"] > 1e-7
+
+
+def test_target_kl_stops_before_the_step() -> None:
+    model = small_model(ForwardPPO, n_epochs=5, target_kl=1e-9, policy_kwargs={"ortho_init": False})
+    before = model.policy.action_net.weight.clone()
+    model.learn(16)
+    # Drift alone exceeds this bound at once, so not even the first step of the heads is taken
+    assert model._n_updates == 1
+    assert th.equal(before, model.policy.action_net.weight)
+
+
+def test_local_learning_rate_follows_its_schedule() -> None:
+    rates = []
+    model = small_model(ForwardPPO, local_learning_rate="lin_0.1")
+    for _ in range(4):
+        model.learn(16, reset_num_timesteps=False)
+    model = small_model(ForwardPPO, local_learning_rate="lin_0.1")
+
+    def record(_locals: Any, _globals: Any) -> bool:
+        rates.append(model.network.blocks[0].optimizer.param_groups[0]["lr"])
+        return True
+
+    model.learn(64, callback=record)
+    assert sorted({round(rate, 6) for rate in rates}, reverse=True) == [0.1, 0.075, 0.05, 0.025]
+    assert model.network.blocks[0].optimizer.param_groups[0]["lr"] == 0.0
+    # The heads keep their own
+    assert model.heads.optimizer.param_groups[0]["lr"] == 3e-3
+
+
+def test_whitening_does_not_change_what_the_heads_compute() -> None:
+    """Gradients and updates are mapped; with learning rate 0 nothing moves."""
+    model = small_model(ForwardPPO, learning_rate=0.0)
+    before = {name: value.clone() for name, value in model.policy.action_net.state_dict().items()}
+    model.learn(16)
+    for name, value in model.policy.action_net.state_dict().items():
+        th.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -1,0 +1,94 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from torch import nn
+
+from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
+from sb3_forward.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from tests.envs import ACTIONS, OBSERVATIONS, VECTOR, RandomEnv
+
+PAIRS: dict[str, tuple[type[ForwardPolicy], type[ActorCriticPolicy]]] = {
+    "MlpPolicy": (ForwardPolicy, ActorCriticPolicy),
+    "CnnPolicy": (ForwardCnnPolicy, ActorCriticCnnPolicy),
+    "MultiInputPolicy": (ForwardMultiInputPolicy, MultiInputActorCriticPolicy),
+}
+
+
+def make(policy_class: type[ActorCriticPolicy], name: str, **kwargs: Any) -> Any:
+    th.manual_seed(0)
+    return policy_class(OBSERVATIONS[name], ACTIONS["Box"], lambda _: 1e-3, **kwargs)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_state_dict_is_that_of_sb3(name: str, use_sde: bool) -> None:
+    forward, stock = (make(policy_class, name, use_sde=use_sde) for policy_class in PAIRS[name])
+    ours, theirs = forward.state_dict(), stock.state_dict()
+    assert list(ours) == list(theirs)
+    for key, value in theirs.items():
+        assert ours[key].shape == value.shape
+        # The same seed draws the same network, up to the biases
+        if "mlp_extractor" not in key or "bias" not in key:
+            assert th.equal(ours[key], value), key
+    stock.load_state_dict(ours)
+    forward.load_state_dict(theirs)
+
+
+def test_bias_init() -> None:
+    default, narrow, none = make(MlpPolicy, "MlpPolicy"), make(MlpPolicy, "MlpPolicy", bias_init=0.1), make(
+        MlpPolicy, "MlpPolicy", bias_init=0
+    )
+    for policy, width in ((default, 1.0), (narrow, 0.1), (none, 0.0)):
+        for layer in policy.mlp_extractor.modules():
+            if isinstance(layer, nn.Linear):
+                largest = layer.bias.abs().max().item()
+                assert largest <= width
+                assert largest >= 0.8 * width
+        assert not policy.action_net.bias.any()
+        assert not policy.value_net.bias.any()
+    with pytest.raises(ValueError, match="bias_init"):
+        make(MlpPolicy, "MlpPolicy", bias_init=-1.0)
+
+
+def test_random_biases_give_features_an_even_part() -> None:
+    """The reason for them: with zero biases every feature of tanh layers is an odd function of the observation."""
+    observations = th.randn(16, 4)
+
+    def even_part(policy: Any) -> float:
+        with th.no_grad():
+            features, mirrored = (policy.mlp_extractor(batch)[0] for batch in (observations, -observations))
+        return (features + mirrored).abs().max().item()
+
+    assert even_part(make(ForwardPolicy, "MlpPolicy", bias_init=0)) < 1e-5
+    assert even_part(make(ForwardPolicy, "MlpPolicy")) > 0.1
+
+
+@pytest.mark.parametrize("algorithm", [ForwardA2C, ForwardPPO])
+def test_aliases(algorithm: Any) -> None:
+    assert algorithm.policy_aliases == {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
+    assert type(algorithm("MlpPolicy", RandomEnv()).policy) is ForwardPolicy
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("share_features_extractor", [True, False])
+def test_save_load(tmp_path: Path, name: str, share_features_extractor: bool) -> None:
+    policy = make(PAIRS[name][0], name, bias_init=0.3, share_features_extractor=share_features_extractor)
+    path = str(tmp_path / "policy.pt")
+    policy.save(path)
+    loaded = type(policy).load(path)
+    assert loaded.bias_init == 0.3
+    assert loaded.share_features_extractor == share_features_extractor
+    assert list(loaded.state_dict()) == list(policy.state_dict())
+    observation = OBSERVATIONS[name].sample()
+    np.testing.assert_array_equal(
+        loaded.predict(observation, deterministic=True)[0], policy.predict(observation, deterministic=True)[0]
+    )
+
+
+def test_stock_policy_keeps_its_own_biases() -> None:
+    model = ForwardPPO(ActorCriticPolicy, RandomEnv(VECTOR))
+    assert not model.policy.mlp_extractor.policy_net[0].bias.any()

@@ -1,0 +1,161 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, small_kwargs, small_model
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: leaf for key, item in value.items() for name, leaf in leaves(item, f"{path}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return leaves(dict(enumerate(value)), path)
+    return {path: value}
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    first, second = leaves(first), leaves(second)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, th.Tensor):
+            assert th.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+
+
+def go_on(model: Any, steps: int) -> None:
+    """Continue a run whose end both sides agree on, from the same state of the random generators and the environment."""
+    set_random_seed(1)
+    model.env.seed(1)
+    model._last_obs = None
+    model.learn(steps, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
+@pytest.mark.parametrize("actions", [*ACTIONS, "gSDE"])
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, algorithm: Any, policy: str, actions: str) -> None:
+    """Policy, the state of every optimizer, and schedules, bit for bit."""
+    kwargs: dict[str, Any] = {"local_learning_rate": "lin_0.01", "guidance_coef": 0.3, "local_loss": "strain"}
+    if actions == "gSDE":
+        actions = "Box"
+        kwargs["use_sde"] = True
+    model = small_model(algorithm, policy, actions, **kwargs)
+    model.learn(32)
+    model.save(tmp_path / "model")
+    resumed = algorithm.load(tmp_path / "model", env=model.env, device="cpu")
+    assert_equal(resumed.get_parameters(), model.get_parameters())
+    assert model.get_parameters()["policy.optimizer"]["state"]
+    for running in (model, resumed):
+        go_on(running, 32)
+    assert_equal(resumed.get_parameters(), model.get_parameters())
+    assert resumed.num_timesteps == model.num_timesteps == 64
+    assert resumed._n_updates == model._n_updates
+    assert resumed.logger.name_to_value["train/local_learning_rate"] == model.logger.name_to_value["train/local_learning_rate"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_optimizer_state_matters(tmp_path: Path, algorithm: Any) -> None:
+    """The check above can fail: without the saved optimizer state, the resumed run differs."""
+    model = small_model(algorithm)
+    model.learn(32)
+    model.save(tmp_path / "model")
+    resumed = algorithm.load(tmp_path / "model", env=model.env, device="cpu")
+    hidden = resumed.network.blocks[0].parameters[0]
+    del resumed.policy.optimizer.state[hidden]
+    for running in (model, resumed):
+        go_on(running, 32)
+    assert not th.equal(hidden, model.network.blocks[0].parameters[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_seed_same_weights(algorithm: Any) -> None:
+    first, second = (small_model(algorithm, guidance_coef=0.5).learn(48) for _ in range(2))
+    assert_equal(first.get_parameters(), second.get_parameters())
+    other = small_model(algorithm, seed=1, guidance_coef=0.5).learn(48)
+    assert not th.equal(first.policy.value_net.weight, other.policy.value_net.weight)
+
+
+@pytest.mark.parametrize(("algorithm", "stock"), [(ForwardA2C, A2C), (ForwardPPO, PPO)])
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
+@pytest.mark.parametrize("exact_match", [False, True])
+def test_parameters_pass_to_sb3_and_back(
+    tmp_path: Path, algorithm: Any, stock: type[BaseAlgorithm], policy: str, exact_match: bool
+) -> None:
+    ours = small_model(algorithm, policy)
+    stock_kwargs = {key: value for key, value in small_kwargs(algorithm).items() if not key.startswith("local")}
+    theirs: Any = stock(policy, ours.get_env(), policy_kwargs=ours.policy_kwargs, **{**stock_kwargs, "seed": 3})
+    observation = OBSERVATIONS[policy].sample()
+    for source, destination in ((theirs, ours), (ours, theirs)):
+        source.learn(32)
+        source.save(tmp_path / "source")
+        destination.set_parameters(tmp_path / "source.zip", exact_match=exact_match)
+        assert_equal(destination.policy.state_dict(), source.policy.state_dict())
+        np.testing.assert_array_equal(
+            destination.predict(observation, deterministic=True)[0], source.predict(observation, deterministic=True)[0]
+        )
+        # ... and training goes on
+        destination.learn(16)
+
+
+def test_stock_zip_trains_forward(tmp_path: Path) -> None:
+    stock = PPO("MlpPolicy", RandomEnv(), n_steps=16, batch_size=8, n_epochs=1, device="cpu").learn(16)
+    stock.save(tmp_path / "stock")
+    model = ForwardPPO.load(tmp_path / "stock", env=stock.get_env(), device="cpu", local_batch_size=8)
+    assert type(model.policy) is ActorCriticPolicy
+    before = model.network.blocks[0].parameters[0].clone()
+    model.learn(16)
+    assert not th.equal(before, model.network.blocks[0].parameters[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_parameters_can_change_on_load(algorithm: Any) -> None:
+    """As the Zoo does when it continues a run, or only watches."""
+    buffer = io.BytesIO()
+    model = small_model(algorithm, local_learning_rate=0.5)
+    model.learn(16)
+    model.save(buffer)
+    buffer.seek(0)
+    loaded = algorithm.load(
+        buffer, env=model.env, device="cpu", custom_objects={"learning_rate": 0.0}, local_learning_rate="lin_0.25"
+    )
+    assert loaded.local_lr_schedule(0.5) == 0.125
+    assert loaded.lr_schedule(1.0) == 0.0
+    loaded.learn(16)
+    buffer.seek(0)
+    with pytest.raises(ValueError, match="local_loss"):
+        algorithm.load(buffer, env=model.env, local_loss="cosine")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_backprop_continues_forward_and_back(tmp_path: Path, algorithm: Any) -> None:
+    model = small_model(algorithm)
+    for hidden_training in ("backprop", "local", "frozen"):
+        model.learn(16)
+        model.save(tmp_path / "model")
+        model = algorithm.load(tmp_path / "model", env=model.env, device="cpu", hidden_training=hidden_training)
+    model.learn(16)
+    assert model.hidden_training == "frozen"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_optimizer_per_block(algorithm: Any) -> None:
+    model = small_model(algorithm, "CnnPolicy")
+    optimizers = [block.optimizer for block in model.network.blocks] + [model.heads.optimizer]
+    assert len(set(map(id, optimizers))) == len(model.network.blocks) + 1
+    assert {type(optimizer) for optimizer in optimizers} == {type(model.policy.optimizer)}
+    owned = [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == set(model.policy.parameters())
+    model.learn(16)
+    # After training, every parameter has its moments in the one state that is saved
+    assert set(model.policy.optimizer.state) == set(owned)
