@@ -15,10 +15,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
 
-# Features with less than this share of the mean variance are damped, not blown up (our choice)
-RIDGE = 0.1
+# Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
+WHITENING_RIDGE = 0.1
 # The running moments remember about this many rows (our choice)
 MEMORY = 2048.0
+# Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
+REFIT_RIDGE = 0.01
 
 
 class CachedRollout(NamedTuple):
@@ -69,7 +71,7 @@ class Whitening:
             mean = self.state["mean"] + share * shift
             rows += self.state["rows"]
         self.state.update(rows=min(rows, MEMORY), mean=mean, covariance=covariance)
-        ridge = (RIDGE * covariance.diagonal().mean()).clamp_min(th.finfo(mean.dtype).eps)
+        ridge = (WHITENING_RIDGE * covariance.diagonal().mean()).clamp_min(th.finfo(mean.dtype).eps)
         eigenvalues, eigenvectors = th.linalg.eigh(covariance)
         self.basis = (eigenvectors * (eigenvalues.clamp_min(0) + ridge).rsqrt()) @ eigenvectors.T
 
@@ -108,21 +110,54 @@ class Heads:
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         self.optimizer = optimizer
         self.whitenings: list[Whitening] = []
+        # Only a linear head can be whitened and refitted; a user's own head is trained as it is
+        candidates = {"action_net": "latent_pi", "value_net": "latent_vf"}
+        self.linear_heads = {name: latent for name, latent in candidates.items() if _is_linear(getattr(policy, name))}
+
+    @th.no_grad()
+    def outputs(self, rollout: CachedRollout) -> dict[str, th.Tensor]:
+        """
+        What the linear heads make of a rollout's features.
+
+        :param rollout: the features
+        :return: outputs (N, k) by name of the head
+        """
+        return {name: getattr(self.policy, name)(getattr(rollout, latent)) for name, latent in self.linear_heads.items()}
+
+    @th.no_grad()
+    def refit(self, rollout: CachedRollout, outputs: dict[str, th.Tensor]) -> None:
+        """
+        Give the linear heads back their old outputs after their features have moved, by ridge regression of what is
+        missing: the hidden layers' steps then neither change the policy outside the trust region of its algorithm, nor
+        the values that the returns were bootstrapped with (our choice).
+
+        :param rollout: the features as they are now
+        :param outputs: from :meth:`outputs` on the features as they were, the rows in the same order
+        """
+        for name, latent in self.linear_heads.items():
+            head, features = getattr(self.policy, name), getattr(rollout, latent)
+            missing = outputs[name] - head(features)
+            mean, missing_mean = features.mean(dim=0), missing.mean(dim=0)
+            centred = features - mean
+            gram = centred.T @ centred
+            tiny = th.finfo(gram.dtype).eps
+            gram.diagonal().add_((REFIT_RIDGE * gram.diagonal().mean()).clamp_min(tiny))
+            change = th.linalg.solve(gram, centred.T @ (missing - missing_mean)).T
+            head.weight += change
+            head.bias += missing_mean - change @ mean
 
     def whiten(self, rollout: CachedRollout, moments: dict[str, Any]) -> None:
         """
         Let the optimizer work in whitened coordinates of this rollout's features and those before.
 
         :param rollout: the features
-        :param moments: running moments by name of the head, kept by the caller; a head that is not linear has none
+        :param moments: running moments by name of the head, kept by the caller
         """
         self.whitenings = []
-        for name, features in (("action_net", rollout.latent_pi), ("value_net", rollout.latent_vf)):
-            head = getattr(self.policy, name)
-            if type(head) is nn.Linear and head.bias is not None and head.weight.requires_grad:
-                whitening = Whitening(head, moments.setdefault(name, {}))
-                whitening.update(features)
-                self.whitenings.append(whitening)
+        for name, latent in self.linear_heads.items():
+            whitening = Whitening(getattr(self.policy, name), moments.setdefault(name, {}))
+            whitening.update(getattr(rollout, latent))
+            self.whitenings.append(whitening)
 
     def evaluate(self, rollout: CachedRollout) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """
@@ -187,3 +222,7 @@ def score(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -
     if isinstance(distribution.distribution, Normal):
         gradient = gradient * distribution.distribution.stddev.detach()
     return gradient.detach()
+
+
+def _is_linear(head: nn.Module) -> bool:
+    return type(head) is nn.Linear and head.bias is not None and all(p.requires_grad for p in head.parameters())

@@ -7,6 +7,7 @@ which stay constant; then the heads on the policy-gradient loss.
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
     :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
         SB3's own ``train()`` on the very same network
+    :param refit_heads: after the local phase, fit the heads to what they said before it, so that the policy does not drift
     :param whiten_heads: let the heads' optimizer work in whitened coordinates of the features
     :param kwargs: keyword arguments of the SB3 algorithm
     :raises ValueError: if one of the above is out of its range, or a parameter of the policy is in no block and no head
@@ -63,6 +65,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         disparity: str = "identity",
         guidance_coef: float = 0.0,
         hidden_training: str = "local",
+        refit_heads: bool = True,
         whiten_heads: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +76,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.disparity = disparity
         self.guidance_coef = guidance_coef
         self.hidden_training = hidden_training
+        self.refit_heads = refit_heads
         self.whiten_heads = whiten_heads
         super().__init__(*args, **kwargs)
 
@@ -145,8 +149,11 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             return
         self._prepare_optimizers()
         if self.hidden_training == "local":
+            outputs = self.heads.outputs(self._cache_features()) if self.refit_heads else {}
             self._local_phase()
         rollout = self._cache_features()
+        if self.hidden_training == "local" and self.refit_heads:
+            self.heads.refit(rollout, outputs)
         self._log_drift(rollout)
         if self.whiten_heads:
             self.heads.whiten(rollout, self.policy.optimizer.param_groups[0].setdefault("moments", {}))
@@ -228,10 +235,19 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
                 samples.advantages,
                 samples.returns,
             )
-            for samples in self.rollout_buffer.get(FEATURE_ROWS)
+            for samples in self._ordered_minibatches()
         ]
         self.policy.set_training_mode(True)
         return CachedRollout(*(th.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _ordered_minibatches(self) -> Iterator[RolloutBufferSamples]:
+        """The whole rollout with its rows in order, as `RolloutBuffer.get` shuffles them."""
+        buffer = self.rollout_buffer
+        if not buffer.generator_ready:
+            next(buffer.get(1))  # flattens the buffer
+        rows = np.arange(buffer.buffer_size * buffer.n_envs)
+        for batch in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)):
+            yield buffer._get_samples(batch)
 
     def _actions(self, samples: RolloutBufferSamples) -> th.Tensor:
         if isinstance(self.action_space, spaces.Discrete):
