@@ -3,8 +3,7 @@
 from typing import Any, TypeVar
 
 from stable_baselines3 import A2C
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from torch.nn import functional as F
 
 from sb3_forward.heads import CachedRollout
@@ -23,23 +22,23 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     >>> int(model.num_timesteps)
     50
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or any ``ActorCriticPolicy`` class
-    :param env: the environment (if registered in Gymnasium, its name)
-    :param learning_rate: learning rate of the heads, a float or a schedule
-    :param args: further positional arguments of SB3's ``A2C``
-    :param kwargs: further arguments of SB3's ``A2C``, and those of
+    :param args: positional arguments of SB3's ``A2C``
+    :param local_learning_rate: learning rate of the hidden blocks
+    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
+    :param kwargs: keyword arguments of SB3's ``A2C``, and those of
         :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
     """
 
     def __init__(
         self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-3,
         *args: Any,
+        local_learning_rate: float | str | Schedule = 1e-4,
+        head_learning_rate_scale: float = 3.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(policy, env, learning_rate, *args, **kwargs)
+        super().__init__(
+            *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
+        )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
         values, log_prob, entropy = self.heads.evaluate(rollout)

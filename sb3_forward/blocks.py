@@ -47,9 +47,7 @@ class Block:
     :param parameters: the trainable parameters that ``forward`` reads; none for a plain reshaping
     """
 
-    def __init__(
-        self, name: str, role: str, forward: Callable[[Any], Any], parameters: Iterable[nn.Parameter]
-    ) -> None:
+    def __init__(self, name: str, role: str, forward: Callable[[Any], Any], parameters: Iterable[nn.Parameter]) -> None:
         self.name = name
         self.role = role
         self.forward = forward
@@ -91,9 +89,7 @@ class Block:
         loss, gradient = match(matrix.detach(), target)
         self.optimizer.zero_grad()
         th.autograd.backward(matrix, gradient, inputs=self.parameters)
-        step = LocalStep(
-            detached(outputs), loss.item(), th.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm).item()
-        )
+        step = LocalStep(detached(outputs), loss.item(), th.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm).item())
         if math.isfinite(step.loss) and math.isfinite(step.grad_norm):
             self.optimizer.step()
         self.optimizer.zero_grad()  # no gradient outlives its block: memory does not grow with depth

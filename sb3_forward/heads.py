@@ -20,7 +20,7 @@ WHITENING_RIDGE = 0.1
 # The running moments remember about this many rows (our choice)
 MEMORY = 2048.0
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
-REFIT_RIDGE = 0.01
+REFIT_RIDGE = 1e-4
 
 
 class CachedRollout(NamedTuple):
@@ -34,8 +34,12 @@ class CachedRollout(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
 
-    def __getitem__(self, rows: Any) -> "CachedRollout":  # type: ignore[override]
-        return CachedRollout(*(getattr(self, field)[rows] for field in self._fields))
+    def minibatch(self, rows: th.Tensor) -> "CachedRollout":
+        """
+        :param rows: (B,) indices
+        :return: these rows of everything
+        """
+        return CachedRollout(*(column[rows] for column in self))
 
 
 class Whitening:
@@ -72,8 +76,9 @@ class Whitening:
             rows += self.state["rows"]
         self.state.update(rows=min(rows, MEMORY), mean=mean, covariance=covariance)
         ridge = (WHITENING_RIDGE * covariance.diagonal().mean()).clamp_min(th.finfo(mean.dtype).eps)
-        eigenvalues, eigenvectors = th.linalg.eigh(covariance)
-        self.basis = (eigenvectors * (eigenvalues.clamp_min(0) + ridge).rsqrt()) @ eigenvectors.T
+        # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
+        eigenvalues, eigenvectors = th.linalg.eigh(covariance + ridge * th.eye(len(covariance), device=ridge.device))
+        self.basis = (eigenvectors * eigenvalues.clamp_min(ridge).rsqrt()) @ eigenvectors.T
 
     def map_gradient_in(self) -> None:
         """Replace the gradient with respect to the weights by the one with respect to the whitened weights."""
@@ -158,6 +163,22 @@ class Heads:
             whitening = Whitening(getattr(self.policy, name), moments.setdefault(name, {}))
             whitening.update(getattr(rollout, latent))
             self.whitenings.append(whitening)
+
+    @th.no_grad()
+    def level_values(self, rollout: CachedRollout) -> None:
+        """
+        Shift the values' bias by the mean error of a rollout, shrunk towards zero (James-Stein) where that mean is
+        within its own standard error. In whitened coordinates the bias alone carries the mean, and it would take very many steps to a far
+        one, which plain coordinates reach with all weights together (our choice).
+
+        :param rollout: features and returns
+        """
+        if "value_net" not in self.linear_heads or len(rollout.returns) < 2:
+            return
+        errors = rollout.returns - self.policy.value_net(rollout.latent_vf).flatten()
+        mean = errors.mean()
+        if mean != 0 and mean.isfinite():
+            self.policy.value_net.bias += mean * (1 - errors.var() / (len(errors) * mean**2)).clamp_min(0)
 
     def evaluate(self, rollout: CachedRollout) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """

@@ -72,7 +72,7 @@ class Branches:
         """The blocks of all chains."""
         return [block for chain in self.chains.values() for block in chain.blocks]
 
-    def walk(self, observations: dict[str, th.Tensor], visit: Visit) -> th.Tensor:
+    def walk(self, observations: Any, visit: Visit) -> th.Tensor:
         """
         Send a batch up every chain.
 

@@ -36,6 +36,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     :param args: positional arguments of the SB3 algorithm
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line
         from x to zero
+    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
+        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
     :param local_epochs: passes over the rollout in the local phase, >= 1
     :param local_batch_size: rows that are matched to each other, >= 2
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
@@ -58,11 +60,12 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     def __init__(
         self,
         *args: Any,
-        local_learning_rate: float | str | Schedule = 1e-3,
+        local_learning_rate: float | str | Schedule,
+        head_learning_rate_scale: float,
         local_epochs: int = 1,
         local_batch_size: int = 64,
-        local_loss: str = "stress",
-        disparity: str = "identity",
+        local_loss: str = "strain",
+        disparity: str = "gaussian",
         guidance_coef: float = 0.0,
         hidden_training: str = "local",
         refit_heads: bool = True,
@@ -76,6 +79,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.disparity = disparity
         self.guidance_coef = guidance_coef
         self.hidden_training = hidden_training
+        self.head_learning_rate_scale = head_learning_rate_scale
         self.refit_heads = refit_heads
         self.whiten_heads = whiten_heads
         super().__init__(*args, **kwargs)
@@ -94,14 +98,16 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         _check_choice("hidden_training", self.hidden_training, HIDDEN_TRAINING)
         if not 0 <= self.guidance_coef <= 1:
             raise ValueError(f"`guidance_coef` must be in [0, 1] (0 is unguided), got {self.guidance_coef}.")
+        if not self.head_learning_rate_scale > 0:
+            raise ValueError(f"`head_learning_rate_scale` must be above 0, got {self.head_learning_rate_scale}.")
         if self.local_batch_size < 2:
             raise ValueError(
-                f"`local_batch_size` must be at least 2, since a local loss matches pairs of rows, got {self.local_batch_size}."
+                f"`local_batch_size` must be at least 2, as a local loss matches pairs of rows, got {self.local_batch_size}."
             )
         if self.local_epochs < 1:
             raise ValueError(
-                f"`local_epochs` must be at least 1, got {self.local_epochs}: use hidden_training='frozen' to leave the hidden "
-                "layers as they are."
+                f"`local_epochs` must be at least 1, got {self.local_epochs}: use hidden_training='frozen' to leave the "
+                "hidden layers as they are."
             )
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = ForwardPolicy.__name__) -> None:
@@ -118,16 +124,21 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         for block in self.network.blocks:
             block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
         optimizer = policy.optimizer_class(
-            self.network.head_parameters, lr=self.lr_schedule(1), **dict(policy.optimizer_kwargs)  # type: ignore[call-arg]
+            self.network.head_parameters,
+            lr=self._head_learning_rate(),
+            **dict(policy.optimizer_kwargs),  # type: ignore[call-arg]
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
+
+    def _head_learning_rate(self) -> float:
+        return self.head_learning_rate_scale * self.lr_schedule(self._current_progress_remaining)
 
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, every optimizer's state and every learning rate up to date."""
         if not self.network.is_current(self.policy):
             self._find_blocks()
         self._update_learning_rate(self.policy.optimizer)
-        update_learning_rate(self.heads.optimizer, self.lr_schedule(self._current_progress_remaining))
+        update_learning_rate(self.heads.optimizer, self._head_learning_rate())
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
@@ -157,6 +168,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._log_drift(rollout)
         if self.whiten_heads:
             self.heads.whiten(rollout, self.policy.optimizer.param_groups[0].setdefault("moments", {}))
+            self.heads.level_values(rollout)
         self._head_phase(rollout)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))

@@ -26,6 +26,8 @@ class ForwardPolicy(ActorCriticPolicy):
     :raises ValueError: if ``bias_init`` is negative
     """
 
+    bias_init: float
+
     def __init__(self, *args: Any, bias_init: float = 1.0, **kwargs: Any) -> None:
         if not bias_init >= 0:
             raise ValueError(f"`bias_init` must be at least 0, got {bias_init}: 0 starts the biases at zero as SB3 does.")

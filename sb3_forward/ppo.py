@@ -5,8 +5,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3 import PPO
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from torch.nn import functional as F
 
 from sb3_forward.heads import CachedRollout
@@ -25,23 +24,23 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
     >>> int(model.num_timesteps)
     64
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or any ``ActorCriticPolicy`` class
-    :param env: the environment (if registered in Gymnasium, its name)
-    :param learning_rate: learning rate of the heads, a float or a schedule
-    :param args: further positional arguments of SB3's ``PPO``
-    :param kwargs: further arguments of SB3's ``PPO``, and those of
+    :param args: positional arguments of SB3's ``PPO``
+    :param local_learning_rate: learning rate of the hidden blocks
+    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
+    :param kwargs: keyword arguments of SB3's ``PPO``, and those of
         :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
     """
 
     def __init__(
         self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-3,
         *args: Any,
+        local_learning_rate: float | str | Schedule = 1e-3,
+        head_learning_rate_scale: float = 10.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(policy, env, learning_rate, *args, **kwargs)
+        super().__init__(
+            *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
+        )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
@@ -54,7 +53,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         for epoch in range(self.n_epochs):
             first_of_epoch = len(steps)
             for rows in th.randperm(len(rollout.returns), device=self.device).split(self.batch_size):
-                loss, record = self._surrogate(rollout[rows], clip_range, clip_range_vf)
+                loss, record = self._surrogate(rollout.minibatch(rows), clip_range, clip_range_vf)
                 steps.append(record)
                 # SB3 stops before the step, too
                 if self.target_kl is not None and record["approx_kl"] > 1.5 * self.target_kl:

@@ -30,13 +30,13 @@ class LossWithClosedForm(th.autograd.Function):
     """Lets gradcheck hold a closed-form gradient against finite differences of its loss."""
 
     @staticmethod
-    def forward(ctx, h, target, match):  # type: ignore[no-untyped-def, override]
+    def forward(ctx, h, target, match):
         loss, gradient = match(h, target)
         ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
-    def backward(ctx, grad_output):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad_output):
         return grad_output * ctx.saved_tensors[0], None, None
 
 

@@ -166,7 +166,7 @@ def test_score_of_a_gaussian_is_the_standardised_action() -> None:
 def test_logged_values(algorithm: Any) -> None:
     """SB3's keys all stay, ours come in addition."""
     stock = {ForwardA2C: A2C, ForwardPPO: PPO}[algorithm]
-    kwargs = {"clip_range_vf": 0.2} if algorithm is ForwardPPO else {}
+    kwargs: dict[str, Any] = {"clip_range_vf": 0.2} if algorithm is ForwardPPO else {}
     model = one_update(algorithm, actions="Box", **kwargs)
     theirs_kwargs = {key: value for key, value in small_kwargs(algorithm).items() if not key.startswith("local")}
     theirs = stock("MlpPolicy", model.get_env(), **theirs_kwargs, **kwargs).learn(16)
@@ -235,7 +235,7 @@ def test_local_learning_rate_follows_its_schedule() -> None:
     assert sorted({round(rate, 6) for rate in rates}, reverse=True) == [0.1, 0.075, 0.05, 0.025]
     assert model.network.blocks[0].optimizer.param_groups[0]["lr"] == 0.0
     # The heads keep their own
-    assert model.heads.optimizer.param_groups[0]["lr"] == 3e-3
+    assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
 
 
 def test_whitening_does_not_change_what_the_heads_compute() -> None:

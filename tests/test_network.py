@@ -16,7 +16,9 @@ from sb3_forward.network import HiddenNetwork
 from tests.envs import ACTIONS, IMAGE, OBSERVATIONS, VECTOR, small_model
 
 
-def make_policy(policy_class: type[ActorCriticPolicy] = ForwardPolicy, observations: spaces.Space = VECTOR, **kwargs: Any) -> Any:
+def make_policy(
+    policy_class: type[ActorCriticPolicy] = ForwardPolicy, observations: spaces.Space = VECTOR, **kwargs: Any
+) -> Any:
     return policy_class(observations, ACTIONS["Discrete"], lambda _: 1e-3, **kwargs)
 
 
@@ -173,7 +175,8 @@ class TiedPolicy(ForwardPolicy):
 
 
 @pytest.mark.parametrize(
-    ("policy_class", "message"), [(StrayParameterPolicy, r"'temperature'.*no block"), (TiedPolicy, r"actor\.0 and in critic\.0")]
+    ("policy_class", "message"),
+    [(StrayParameterPolicy, r"'temperature'.*no block"), (TiedPolicy, r"actor\.0 and in critic\.0")],
 )
 def test_every_parameter_in_exactly_one_place(policy_class: type[ForwardPolicy], message: str) -> None:
     with pytest.raises(ValueError, match=message):

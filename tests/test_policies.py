@@ -39,8 +39,10 @@ def test_state_dict_is_that_of_sb3(name: str, use_sde: bool) -> None:
 
 
 def test_bias_init() -> None:
-    default, narrow, none = make(MlpPolicy, "MlpPolicy"), make(MlpPolicy, "MlpPolicy", bias_init=0.1), make(
-        MlpPolicy, "MlpPolicy", bias_init=0
+    default, narrow, none = (
+        make(MlpPolicy, "MlpPolicy"),
+        make(MlpPolicy, "MlpPolicy", bias_init=0.1),
+        make(MlpPolicy, "MlpPolicy", bias_init=0),
     )
     for policy, width in ((default, 1.0), (narrow, 0.1), (none, 0.0)):
         for layer in policy.mlp_extractor.modules():
@@ -79,7 +81,7 @@ def test_save_load(tmp_path: Path, name: str, share_features_extractor: bool) ->
     policy = make(PAIRS[name][0], name, bias_init=0.3, share_features_extractor=share_features_extractor)
     path = str(tmp_path / "policy.pt")
     policy.save(path)
-    loaded = type(policy).load(path)
+    loaded: Any = type(policy).load(path)
     assert loaded.bias_init == 0.3
     assert loaded.share_features_extractor == share_features_extractor
     assert list(loaded.state_dict()) == list(policy.state_dict())
@@ -90,5 +92,6 @@ def test_save_load(tmp_path: Path, name: str, share_features_extractor: bool) ->
 
 
 def test_stock_policy_keeps_its_own_biases() -> None:
-    model = ForwardPPO(ActorCriticPolicy, RandomEnv(VECTOR))
-    assert not model.policy.mlp_extractor.policy_net[0].bias.any()
+    model: Any = ForwardPPO(ActorCriticPolicy, RandomEnv(VECTOR))
+    policy: Any = model.policy
+    assert not policy.mlp_extractor.policy_net[0].bias.any()

@@ -186,5 +186,7 @@ def test_learns_cartpole() -> None:
     model.learn(25_000)
     env.training = False
     after, _ = evaluate_policy(model, env, n_eval_episodes=5, deterministic=False, warn=False)
+    assert isinstance(before, float)
+    assert isinstance(after, float)
     assert before < 60
     assert after > 200

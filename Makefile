@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV ?= .venv
+# The release that the results are measured with; `make TORCH=torch ...` takes the newest
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
+# Small networks on small batches: more threads than one only slow each other down
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint format build upstream clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# Installs again only when what to install has changed
+$(INSTALLED): pyproject.toml sb3_forward_zoo.pth
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: $(INSTALLED)  ## train ForwardA2C on CartPole through the RL Zoo, then evaluate it
+	$(BIN)/python -m rl_zoo3.train --algo forward_a2c --env CartPole-v1 --log-folder logs --seed 1 -P
+	$(BIN)/python -m rl_zoo3.enjoy --algo forward_a2c --env CartPole-v1 --folder logs --no-render --deterministic \
+		--n-timesteps 5000
+
+test: lint  ## everything a change must pass
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## format the code and sort the imports
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+build: $(INSTALLED)  ## sdist and wheel in dist/
+	$(BIN)/python -m build --no-isolation
+
+upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with our classes in the place of theirs
+	$(BIN)/python -m pip install --quiet --editable ".[tests,envs]" "stable-baselines3[extra]"
+	$(BIN)/python tests/upstream/run.py
+
+clean:  ## remove the environment and all build output
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,174 @@
+"""
+How well an algorithm learns through the literal RL Zoo command: several seeds, final deterministic evaluation, one CSV.
+
+    python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --seeds 5
+    python benchmarks/learning.py --algo ppo --env CartPole-v1 --seeds 5
+    python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --label frozen -params "hidden_training:'frozen'"
+
+Rows that the CSV already has are not run again. The last lines are the interquartile mean over seeds with its 95 %
+bootstrap interval for every environment, algorithm and label in the CSV.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIELDS = (
+    "env",
+    "algo",
+    "label",
+    "seed",
+    "timesteps",
+    "final_return",
+    "final_std",
+    "best_return",
+    "late_return",
+    "wall_seconds",
+)
+EPISODES = 20
+
+
+def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, folder: Path) -> None:
+    """
+    Train through the Zoo in a process of its own.
+
+    :param algo: key of the algorithm in the Zoo
+    :param env: environment
+    :param seed: seed of the run
+    :param params: hyperparameters to overwrite, as for ``-params``
+    :param n_timesteps: steps, -1 for those of the Zoo's hyperparameters
+    :param folder: log folder
+    :raises subprocess.CalledProcessError: if training fails
+    """
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algo, "--env", env, "--seed", str(seed), "-f", str(folder)]
+    command += ["--eval-freq", "10000", "--num-threads", "1", "--device", "cpu", "-n", str(n_timesteps), "--verbose", "0"]
+    if params:
+        command += ["-params", *params]
+    log = folder / "train.log"
+    with log.open("w") as output:
+        subprocess.run(
+            command, check=True, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+
+
+def evaluate(algo: str, env: str, folder: Path) -> dict[str, float]:
+    """
+    Evaluate the final model of a run, deterministically.
+
+    :param algo: key of the algorithm in the Zoo
+    :param env: environment
+    :param folder: log folder of the run
+    :return: timesteps, final mean and deviation over episodes, best evaluation during training, late training return
+    """
+    import rl_zoo3.import_envs  # noqa: F401
+    from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import load_results
+
+    log_path = folder / algo / f"{env}_1"
+    hyperparams, stats_path = get_saved_hyperparams(str(log_path / env), test_mode=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        test_env = create_test_env(env, stats_path=stats_path, seed=10_000, should_render=False, hyperparams=hyperparams)
+    model = ALGOS[algo].load(log_path / f"{env}.zip", device="cpu")
+    mean, deviation = evaluate_policy(model, test_env, n_eval_episodes=EPISODES, deterministic=True, warn=False)
+    during = np.load(log_path / "evaluations.npz")["results"].mean(axis=1)
+    training = load_results(str(log_path))
+    steps = training["l"].cumsum()
+    late = training["r"][steps > 0.9 * steps.iloc[-1]].mean()
+    return {
+        "timesteps": model.num_timesteps,
+        "final_return": float(mean),  # type: ignore[arg-type]
+        "final_std": float(deviation),  # type: ignore[arg-type]
+        "best_return": float(max(during.max(), mean)),
+        "late_return": float(late),
+    }
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """
+    Mean of the middle half, as in Agarwal et al., "Deep RL at the Edge of the Statistical Precipice" (2021).
+
+    :param values: (..., n)
+    :return: (...)
+    """
+    from scipy.stats import trim_mean
+
+    return trim_mean(values, 0.25, axis=-1)
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """
+    Print the interquartile mean and its bootstrap interval for every group of runs.
+
+    :param rows: the CSV's rows
+    """
+    generator = np.random.default_rng(0)
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["env"], row["algo"], row["label"]), []).append(row)
+    for (env, algo, label), group in sorted(groups.items()):
+        values = np.array([float(row["final_return"]) for row in group])
+        samples = generator.choice(values, size=(10_000, len(values)))
+        low, high = np.percentile(interquartile_mean(samples), [2.5, 97.5])
+        middle, late = interquartile_mean(values), np.mean([float(row["late_return"]) for row in group])
+        print(
+            f"{env:24} {algo:12} {label:12} n={len(values)} final: IQM {middle:8.1f} [{low:8.1f}, {high:8.1f}],"
+            f" std {values.std():6.1f}, worst {values.min():8.1f}; late training {late:8.1f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", required=True, help="key of the algorithm in the Zoo")
+    parser.add_argument("--env", required=True, nargs="+", help="environments")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to SEEDS (default: %(default)s)")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=-1, help="steps (default: those of the hyperparameters)")
+    parser.add_argument("--label", default="shipped", help="name of this set of parameters in the CSV (default: %(default)s)")
+    parser.add_argument("-params", nargs="+", default=[], help="hyperparameters to overwrite, as in the Zoo")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
+    args = parser.parse_args()
+
+    def rows() -> list[dict[str, Any]]:
+        if not args.csv.exists():
+            return []
+        with args.csv.open() as file:
+            return list(csv.DictReader(file))
+
+    def one(job: tuple[str, int]) -> None:
+        env, seed = job
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            run(args.algo, env, seed, args.params, args.n_timesteps, Path(folder))
+            wall_seconds = time.perf_counter() - start
+            result = evaluate(args.algo, env, Path(folder))
+        row = {"env": env, "algo": args.algo, "label": args.label, "seed": seed, **result, "wall_seconds": wall_seconds}
+        line = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+        new = not args.csv.exists()
+        with args.csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow(line)
+        print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+
+    done = {(row["env"], row["algo"], row["label"], int(row["seed"])) for row in rows()}
+    jobs = [(env, seed) for env in args.env for seed in range(1, args.seeds + 1)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, [job for job in jobs if (job[0], args.algo, args.label, job[1]) not in done]))
+    report(rows())
+
+
+if __name__ == "__main__":
+    main()

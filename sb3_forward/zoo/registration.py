@@ -1,0 +1,83 @@
+"""Adds the forward algorithms, their hyperparameters and their search spaces to the RL Zoo."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from sb3_forward._startup import say_why
+
+ALGO_NAMES = ("forward_a2c", "forward_ppo")
+
+ZooHook = Callable[[ModuleType], None]
+
+_registered = False
+
+
+def register() -> None:
+    """
+    Make ``forward_a2c`` and ``forward_ppo`` known to the RL Zoo, in the modules that are imported already at once and in the
+    others as soon as they are imported. A second call does nothing.
+    """
+    global _registered
+    if _registered:
+        return
+    _registered = True
+    wrapt.register_post_import_hook(_or_say_why(_add_algorithms), "rl_zoo3.utils")
+    wrapt.register_post_import_hook(_or_say_why(_add_search_spaces), "rl_zoo3.hyperparams_opt")
+    wrapt.register_post_import_hook(_or_say_why(_add_default_config), "rl_zoo3.exp_manager")
+
+
+def default_config(algo: str) -> Path:
+    """
+    :param algo: ``forward_a2c`` or ``forward_ppo``
+    :return: the hyperparameters that this package ships, in a checkout the ones at its root
+    """
+    package = Path(__file__).parent.parent
+    folder = package / "hyperparams"
+    return (folder if folder.is_dir() else package.parent / "hyperparams") / f"{algo}.yml"
+
+
+def _or_say_why(hook: ZooHook) -> ZooHook:
+    """An exception in a post-import hook would make the import of the Zoo itself fail."""
+
+    @wraps(hook)
+    def guarded(module: ModuleType) -> None:
+        try:
+            hook(module)
+        except Exception as error:
+            say_why(error)
+
+    return guarded
+
+
+def _add_algorithms(utils: ModuleType) -> None:
+    from sb3_forward.a2c import ForwardA2C
+    from sb3_forward.ppo import ForwardPPO
+
+    # In place: every script of the Zoo holds this one dict, and argparse reads its choices from it
+    utils.ALGOS.update(forward_a2c=ForwardA2C, forward_ppo=ForwardPPO)
+
+
+def _add_search_spaces(hyperparams_opt: ModuleType) -> None:
+    from sb3_forward.zoo.tuning import CONVERTERS, SAMPLERS
+
+    hyperparams_opt.HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    hyperparams_opt.HYPERPARAMS_CONVERTER.update(CONVERTERS)
+
+
+def _add_default_config(exp_manager: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(exp_manager, "ExperimentManager.__init__", _init_with_default_config)
+
+
+def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """The Zoo looks for the hyperparameters of every algorithm in its own folder, unless ``config`` is given."""
+    given = inspect.signature(wrapped).bind(*args, **kwargs)
+    algo = given.arguments["algo"]
+    if algo in ALGO_NAMES and not given.arguments.get("config"):
+        given.arguments["config"] = str(default_config(algo))
+    wrapped(*given.args, **given.kwargs)
