@@ -32,8 +32,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     def __init__(
         self,
         *args: Any,
-        local_learning_rate: float | str | Schedule = 1e-4,
-        head_learning_rate_scale: float = 3.0,
+        local_learning_rate: float | str | Schedule = 3e-5,
+        head_learning_rate_scale: float = 2.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(
