@@ -168,8 +168,8 @@ class Heads:
     def level_values(self, rollout: CachedRollout) -> None:
         """
         Shift the values' bias by the mean error of a rollout, shrunk towards zero (James-Stein) where that mean is
-        within its own standard error. In whitened coordinates the bias alone carries the mean, and it would take very many steps to a far
-        one, which plain coordinates reach with all weights together (our choice).
+        within its own standard error. In whitened coordinates the bias alone carries the mean: it would take very many
+        steps to a far one, which plain coordinates reach with all weights together (our choice).
 
         :param rollout: features and returns
         """
