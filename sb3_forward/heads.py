@@ -95,7 +95,7 @@ class Whitening:
         """
         update = (self.head.weight - weight_before) @ self.basis.T
         self.head.weight.copy_(weight_before + update)
-        self.head.bias -= update @ self.state["mean"]
+        self.head.bias.sub_(update @ self.state["mean"])
 
 
 class Heads:
@@ -148,8 +148,8 @@ class Heads:
             tiny = th.finfo(gram.dtype).eps
             gram.diagonal().add_((REFIT_RIDGE * gram.diagonal().mean()).clamp_min(tiny))
             change = th.linalg.solve(gram, centred.T @ (missing - missing_mean)).T
-            head.weight += change
-            head.bias += missing_mean - change @ mean
+            head.weight.add_(change)
+            head.bias.add_(missing_mean - change @ mean)
 
     def whiten(self, rollout: CachedRollout, moments: dict[str, Any]) -> None:
         """
@@ -178,7 +178,7 @@ class Heads:
         errors = rollout.returns - self.policy.value_net(rollout.latent_vf).flatten()
         mean = errors.mean()
         if mean != 0 and mean.isfinite():
-            self.policy.value_net.bias += mean * (1 - errors.var() / (len(errors) * mean**2)).clamp_min(0)
+            self.policy.value_net.bias.add_(mean * (1 - errors.var() / (len(errors) * mean**2)).clamp_min(0))
 
     def evaluate(self, rollout: CachedRollout) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """

@@ -131,7 +131,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
 
     def _head_learning_rate(self) -> float:
-        return self.head_learning_rate_scale * self.lr_schedule(self._current_progress_remaining)
+        # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
+        return self.head_learning_rate_scale * max(self.lr_schedule(self._current_progress_remaining), 0.0)
 
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, every optimizer's state and every learning rate up to date."""

@@ -107,6 +107,18 @@ def test_parameters_pass_to_sb3_and_back(
         destination.learn(16)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_schedule_that_ends_below_zero(tmp_path: Path, algorithm: Any) -> None:
+    """The last rollout ends past the last step, where a linear schedule without a floor is negative."""
+    model = small_model(algorithm, learning_rate=lambda progress: 1e-3 * progress, local_learning_rate="lin_0.001")
+    model.learn(20)
+    assert model._current_progress_remaining < 0
+    assert model.heads.optimizer.param_groups[0]["lr"] == 0
+    assert all(block.optimizer.param_groups[0]["lr"] == 0 for block in model.network.blocks)
+    model.save(tmp_path / "model")
+    algorithm.load(tmp_path / "model", env=model.env, device="cpu").learn(16)
+
+
 def test_stock_zip_trains_forward(tmp_path: Path) -> None:
     stock = PPO("MlpPolicy", RandomEnv(), n_steps=16, batch_size=8, n_epochs=1, device="cpu").learn(16)
     stock.save(tmp_path / "stock")

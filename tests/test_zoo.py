@@ -5,7 +5,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,10 +170,6 @@ def test_push_to_hub_and_back(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.Monk
         upload_folder=lambda **upload: uploads.append(upload),
     )
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
-    # rl_zoo3 2.9.2 imports a name that sb3-team-hf-integration 3.2 has made private: stock agents cannot be pushed either
-    helpers = import_module("huggingface_sb3.push_to_hub")
-    if not hasattr(helpers, "generate_metadata"):
-        monkeypatch.setattr(helpers, "generate_metadata", helpers._generate_metadata, raising=False)
     monkeypatch.chdir(tmp_path)
     trained(zoo, "forward_a2c", tmp_path / "logs")
     zoo("push_to_hub", "--algo", "forward_a2c", "--env", ENV_ID, "-f", "logs", "-orga", "me", "--no-render", "-n", 10)
@@ -311,3 +306,13 @@ def test_stock_zoo_with_broken_algorithm(site_folder: str):
     assert {"a2c", "ppo"} <= set(finished.stdout.split())
     assert "forward" not in finished.stdout
     assert "not available in the RL Zoo (ModuleNotFoundError: import of sb3_forward.ppo halted" in finished.stderr
+
+
+def test_default_entry_fits_observations_that_are_no_vectors(zoo: Zoo, tmp_path: Path):
+    """Discrete observations cannot go through VecNormalize: trained without it, and watched without it."""
+    run = ["--algo", "forward_ppo", "--env", "FrozenLake-v1", "-n", 32, "-f", tmp_path]
+    printed = zoo("train", *run, "--eval-freq", -1, "-params", "n_steps:16", "batch_size:16", "local_batch_size:16")
+    assert "training without VecNormalize" in printed
+    config = yaml.load((tmp_path / "forward_ppo/FrozenLake-v1_1/FrozenLake-v1/config.yml").read_text(), yaml.UnsafeLoader)
+    assert "normalize" not in config
+    zoo("enjoy", "--algo", "forward_ppo", "--env", "FrozenLake-v1", "-f", tmp_path, "-n", 20, "--no-render")

@@ -30,6 +30,7 @@ def register() -> None:
     wrapt.register_post_import_hook(_or_say_why(_add_algorithms), "rl_zoo3.utils")
     wrapt.register_post_import_hook(_or_say_why(_add_search_spaces), "rl_zoo3.hyperparams_opt")
     wrapt.register_post_import_hook(_or_say_why(_add_default_config), "rl_zoo3.exp_manager")
+    wrapt.register_post_import_hook(_or_say_why(_mend_push_to_hub), "huggingface_sb3.push_to_hub")
 
 
 def default_config(algo: str) -> Path:
@@ -72,6 +73,13 @@ def _add_search_spaces(hyperparams_opt: ModuleType) -> None:
 
 def _add_default_config(exp_manager: ModuleType) -> None:
     wrapt.wrap_function_wrapper(exp_manager, "ExperimentManager.__init__", _init_with_default_config)
+    wrapt.wrap_function_wrapper(exp_manager, "ExperimentManager.read_hyperparameters", _read_what_fits_the_observations)
+
+
+def _mend_push_to_hub(push_to_hub: ModuleType) -> None:
+    # rl_zoo3 2.9 imports a name that sb3-team-hf-integration 3.2 made private: it could not push any agent
+    if not hasattr(push_to_hub, "generate_metadata") and hasattr(push_to_hub, "_generate_metadata"):
+        push_to_hub.generate_metadata = push_to_hub._generate_metadata  # type: ignore[attr-defined]
 
 
 def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -81,3 +89,27 @@ def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwa
     if algo in ALGO_NAMES and not given.arguments.get("config"):
         given.arguments["config"] = str(default_config(algo))
     wrapped(*given.args, **given.kwargs)
+
+
+def _read_what_fits_the_observations(
+    wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Our default entry normalises observations; where they are not numbers to normalise, it trains without."""
+    hyperparams, saved_hyperparams = wrapped(*args, **kwargs)
+    ours = instance.algo in ALGO_NAMES and instance.config == str(default_config(instance.algo))
+    asked_for = {"normalize", "env_wrapper"} & set(instance.custom_hyperparams or {})
+    if ours and not asked_for and hyperparams.get("normalize") and not _normalizable(instance):
+        print(f"The observations of {instance.env_name.gym_id} are no vectors: training without VecNormalize")
+        for parameters in (hyperparams, saved_hyperparams):
+            parameters.pop("normalize")
+    return hyperparams, saved_hyperparams
+
+
+def _normalizable(experiment: Any) -> bool:
+    import gymnasium as gym
+
+    env = gym.make(experiment.env_name.gym_id, **experiment.env_kwargs)
+    space = env.observation_space
+    env.close()
+    parts = space.values() if isinstance(space, gym.spaces.Dict) else [space]
+    return all(isinstance(part, gym.spaces.Box) for part in parts)
