@@ -75,7 +75,10 @@ class Whitening:
             mean = self.state["mean"] + share * shift
             rows += self.state["rows"]
         self.state.update(rows=min(rows, MEMORY), mean=mean, covariance=covariance)
-        ridge = (WHITENING_RIDGE * covariance.diagonal().mean()).clamp_min(th.finfo(mean.dtype).eps)
+        variance = covariance.diagonal().mean()
+        # Few rows say little about a covariance: they must not blow up what they do not show
+        ridge = WHITENING_RIDGE * variance + (mean.square().mean() + variance) / self.state["rows"]
+        ridge = ridge.clamp_min(th.finfo(mean.dtype).eps)
         # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
         eigenvalues, eigenvectors = th.linalg.eigh(covariance + ridge * th.eye(len(covariance), device=ridge.device))
         self.basis = (eigenvectors * eigenvalues.clamp_min(ridge).rsqrt()) @ eigenvectors.T

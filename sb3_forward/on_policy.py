@@ -134,6 +134,9 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
         return self.head_learning_rate_scale * max(self.lr_schedule(self._current_progress_remaining), 0.0)
 
+    def _local_learning_rate(self) -> float:
+        return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
+
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, every optimizer's state and every learning rate up to date."""
         if not self.network.is_current(self.policy):
@@ -143,10 +146,9 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
-        local_learning_rate = self.local_lr_schedule(self._current_progress_remaining)
         for block in self.network.blocks:
             assert block.optimizer is not None
-            update_learning_rate(block.optimizer, local_learning_rate)
+            update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
 
     def train(self) -> None:
@@ -169,7 +171,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._log_drift(rollout)
         if self.whiten_heads:
             self.heads.whiten(rollout, self.policy.optimizer.param_groups[0].setdefault("moments", {}))
-            self.heads.level_values(rollout)
+            if self.vf_coef * self._head_learning_rate() > 0:
+                self.heads.level_values(rollout)
         self._head_phase(rollout)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -268,7 +271,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         return samples.actions
 
     def _log_local(self, record: "LocalRecord") -> None:
-        self.logger.record("train/local_learning_rate", self.local_lr_schedule(self._current_progress_remaining))
+        self.logger.record("train/local_learning_rate", self._local_learning_rate())
         if not record.losses:
             return
         means = {name: float(np.mean(losses)) for name, losses in record.losses.items()}

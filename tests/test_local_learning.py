@@ -34,9 +34,8 @@ def test_hidden_weights_do_not_see_the_policy_gradient(algorithm: Any, policy: s
     ]
     for other in others:
         assert same(hidden_state(base), hidden_state(other))
-        assert not th.equal(base.policy.value_net.weight, other.policy.value_net.weight) or not th.equal(
-            base.policy.action_net.weight, other.policy.action_net.weight
-        )
+    # The last one shows that the heads do move otherwise
+    assert not th.equal(base.policy.value_net.weight, others[-1].policy.value_net.weight)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -238,10 +237,52 @@ def test_local_learning_rate_follows_its_schedule() -> None:
     assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
 
 
-def test_whitening_does_not_change_what_the_heads_compute() -> None:
-    """Gradients and updates are mapped; with learning rate 0 nothing moves."""
+def test_learning_rate_zero_moves_no_head() -> None:
+    """Gradients and updates are mapped into whitened coordinates and back; nothing else moves the heads."""
     model = small_model(ForwardPPO, learning_rate=0.0, refit_heads=False)
-    before = {name: value.clone() for name, value in model.policy.action_net.state_dict().items()}
+    heads = (model.policy.action_net, model.policy.value_net)
+    before = [parameter.clone() for head in heads for parameter in head.parameters()]
     model.learn(16)
-    for name, value in model.policy.action_net.state_dict().items():
-        th.testing.assert_close(value, before[name], rtol=0, atol=0)
+    for old, new in zip(before, (parameter for head in heads for parameter in head.parameters()), strict=True):
+        assert th.equal(old, new)
+
+
+def test_whitened_coordinates_condition_the_head() -> None:
+    """Plain gradient descent on strongly correlated features: hopeless in plain coordinates, quick in whitened ones."""
+    th.manual_seed(0)
+    latent = th.randn(512, 64) @ th.diag(th.logspace(0, -2, 64)) @ th.linalg.qr(th.randn(64, 64))[0] + 5.0
+    wanted = (latent - latent.mean(dim=0)) @ (10 * th.randn(64))
+    losses = {}
+    for whiten in (False, True):
+        model = small_model(ForwardPPO, policy_kwargs={"optimizer_class": th.optim.SGD})
+        rollout = CachedRollout(latent, latent, th.zeros(512), *[wanted] * 4)
+        if whiten:
+            model.heads.whiten(rollout, {})
+        model.heads.optimizer.param_groups[0]["lr"] = 0.3 if whiten else 0.0005  # about the largest that do not diverge
+        for _ in range(200):
+            loss = (model.policy.value_net(latent).flatten() - wanted).square().mean()
+            model.heads.step(loss, 1e9)
+        losses[whiten] = loss.item() / wanted.var().item()
+    assert losses[True] < 0.3 * losses[False]
+
+
+def test_single_row_does_not_blow_up_whitened_coordinates() -> None:
+    model = small_model(ForwardA2C, n_steps=1)
+    before = model.policy.value_net.weight.clone()
+    model.learn(1)
+    assert (model.policy.value_net.weight - before).abs().max() < 0.1
+
+
+def test_values_find_a_far_level() -> None:
+    model = small_model(ForwardPPO)
+    latent = th.randn(256, 64)
+    returns = 1e4 + th.randn(256)
+    model.heads.level_values(CachedRollout(latent, latent, th.zeros(256), *[returns] * 4))
+    assert (model.policy.value_net(latent).flatten() - returns).mean().abs() < 1.0
+    # Where the mean error is within its standard error, nothing moves
+    bias = model.policy.value_net.bias.clone()
+    values = model.policy.value_net(latent).flatten().detach()
+    noise = th.randn(256)
+    returns = values + noise - noise.mean()
+    model.heads.level_values(CachedRollout(latent, latent, th.zeros(256), *[returns] * 4))
+    th.testing.assert_close(model.policy.value_net.bias, bias, rtol=0, atol=1e-3)
