@@ -10,9 +10,7 @@ bootstrap interval for every environment, algorithm and label in the CSV.
 """
 
 import argparse
-import contextlib
 import csv
-import io
 import os
 import subprocess
 import sys
@@ -78,8 +76,7 @@ def evaluate(algo: str, env: str, folder: Path) -> dict[str, float]:
 
     log_path = folder / algo / f"{env}_1"
     hyperparams, stats_path = get_saved_hyperparams(str(log_path / env), test_mode=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        test_env = create_test_env(env, stats_path=stats_path, seed=10_000, should_render=False, hyperparams=hyperparams)
+    test_env = create_test_env(env, stats_path=stats_path, seed=10_000, should_render=False, hyperparams=hyperparams)
     model = ALGOS[algo].load(log_path / f"{env}.zip", device="cpu")
     mean, deviation = evaluate_policy(model, test_env, n_eval_episodes=EPISODES, deterministic=True, warn=False)
     during = np.load(log_path / "evaluations.npz")["results"].mean(axis=1)
