@@ -1,26 +1,12 @@
 """The search spaces for the Zoo's ``-optimize``: its own for A2C and PPO, and the parameters of the local phase."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import optuna
-import wrapt
 from rl_zoo3.hyperparams_opt import convert_onpolicy_params, sample_a2c_params, sample_ppo_params
 
 Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
-
-
-class _HeadRates(wrapt.ObjectProxy):
-    """A trial whose learning rates are higher: linear heads take about ten times the rate of a deep network."""
-
-    def suggest_float(self, name: str, low: float, high: float, **kwargs: Any) -> float:
-        if name == "learning_rate":
-            low, high = 1e-4, 3e-2
-        return self.__wrapped__.suggest_float(name, low, high, **kwargs)
-
-
-def _with_head_rates(trial: optuna.Trial) -> optuna.Trial:
-    return cast(optuna.Trial, _HeadRates(trial))
 
 
 def _sample_local_params(trial: optuna.Trial) -> dict[str, Any]:
@@ -28,7 +14,7 @@ def _sample_local_params(trial: optuna.Trial) -> dict[str, Any]:
     # Display true values, as the Zoo does
     trial.set_user_attr("local_batch_size", 2**local_batch_size_pow)
     return {
-        "local_learning_rate": trial.suggest_float("local_learning_rate", 1e-4, 1e-2, log=True),
+        "local_learning_rate": trial.suggest_float("local_learning_rate", 1e-5, 1e-2, log=True),
         "local_epochs": trial.suggest_categorical("local_epochs", [1, 2, 4]),
         "local_batch_size": 2**local_batch_size_pow,
         "local_loss": trial.suggest_categorical("local_loss", ["stress", "strain"]),
@@ -49,7 +35,7 @@ def sample_forward_a2c_params(
     :param additional_args: for the Zoo's sampler
     :return: keyword arguments of ForwardA2C
     """
-    return {**sample_a2c_params(_with_head_rates(trial), n_actions, n_envs, additional_args), **_sample_local_params(trial)}
+    return {**sample_a2c_params(trial, n_actions, n_envs, additional_args), **_sample_local_params(trial)}
 
 
 def sample_forward_ppo_params(
@@ -64,7 +50,7 @@ def sample_forward_ppo_params(
     :param additional_args: for the Zoo's sampler
     :return: keyword arguments of ForwardPPO
     """
-    return {**sample_ppo_params(_with_head_rates(trial), n_actions, n_envs, additional_args), **_sample_local_params(trial)}
+    return {**sample_ppo_params(trial, n_actions, n_envs, additional_args), **_sample_local_params(trial)}
 
 
 def convert_forward_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
