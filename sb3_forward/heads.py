@@ -200,19 +200,20 @@ class Heads:
 
         :param loss: scalar, a function of the heads' parameters alone
         :param max_grad_norm: clip the gradient norm of each head to this
-        :raises ValueError: if the loss is not finite; no weight has moved then
+        :raises ValueError: if the loss or its gradient is not finite; no weight has moved then
         """
-        if not math.isfinite(loss.item()):
-            raise ValueError(
-                f"The loss of the heads is {loss.item()}; their weights were left as they were. Lower `learning_rate`, and "
-                "check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
-            )
         self.optimizer.zero_grad()
         loss.backward()
         for whitening in self.whitenings:
             whitening.map_gradient_in()
-        for parameters in self.clip_groups:
-            th.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        grad_norms = [th.nn.utils.clip_grad_norm_(parameters, max_grad_norm).item() for parameters in self.clip_groups]
+        if not all(map(math.isfinite, [loss.item(), *grad_norms])):
+            self.optimizer.zero_grad()
+            raise ValueError(
+                f"The loss of the heads is {loss.item()} with gradient norms of {grad_norms}; their weights were left as they "
+                "were. Lower `learning_rate`, and check rewards and observations for NaN (VecCheckNan) and for their scale "
+                "(VecNormalize)."
+            )
         before = [whitening.head.weight.detach().clone() for whitening in self.whitenings]
         self.optimizer.step()
         for whitening, weight_before in zip(self.whitenings, before, strict=True):

@@ -76,3 +76,17 @@ def test_non_finite_reward(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match="loss of the heads"):
         model.learn(16)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+def test_non_finite_gradient_under_a_finite_loss() -> None:
+    """The square root is finite at zero, its gradient is not."""
+    model = small_model(ForwardPPO)
+    model.learn(16)
+    heads = model.heads
+    before = [parameter.clone() for parameter in heads.parameters]
+    loss = th.sqrt(0.0 * model.policy.value_net.weight.sum())
+    with pytest.raises(ValueError, match="gradient norms of"):
+        heads.step(loss, 0.5)
+    assert loss.item() == 0.0
+    for old, new in zip(before, heads.parameters, strict=True):
+        assert th.equal(old, new)

@@ -23,34 +23,20 @@ def _sample_local_params(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def sample_forward_a2c_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
+def with_local_params(sample: Sampler) -> Sampler:
     """
-    Sampler for ForwardA2C hyperparams.
+    Extend a search space of the Zoo.
 
-    :param trial: the trial that suggests the values
-    :param n_actions: number of action dimensions, for the Zoo's sampler
-    :param n_envs: number of environments, for the Zoo's sampler
-    :param additional_args: for the Zoo's sampler
-    :return: keyword arguments of ForwardA2C
+    :param sample: the Zoo's sampler for A2C or PPO
+    :return: a sampler of keyword arguments of ForwardA2C or ForwardPPO
     """
-    return {**sample_a2c_params(trial, n_actions, n_envs, additional_args), **_sample_local_params(trial)}
 
+    def sample_forward_params(
+        trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {**sample(trial, n_actions, n_envs, additional_args), **_sample_local_params(trial)}
 
-def sample_forward_ppo_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Sampler for ForwardPPO hyperparams.
-
-    :param trial: the trial that suggests the values
-    :param n_actions: number of action dimensions, for the Zoo's sampler
-    :param n_envs: number of environments, for the Zoo's sampler
-    :param additional_args: for the Zoo's sampler
-    :return: keyword arguments of ForwardPPO
-    """
-    return {**sample_ppo_params(trial, n_actions, n_envs, additional_args), **_sample_local_params(trial)}
+    return sample_forward_params
 
 
 def convert_forward_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -65,5 +51,5 @@ def convert_forward_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-SAMPLERS: dict[str, Sampler] = {"forward_a2c": sample_forward_a2c_params, "forward_ppo": sample_forward_ppo_params}
+SAMPLERS = {"forward_a2c": with_local_params(sample_a2c_params), "forward_ppo": with_local_params(sample_ppo_params)}
 CONVERTERS = {"forward_a2c": convert_forward_params, "forward_ppo": convert_forward_params}
