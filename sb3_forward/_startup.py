@@ -61,12 +61,6 @@ def register_or_say_why() -> None:
 
         register()
     except Exception as error:
+        from sb3_forward._report import say_why
+
         say_why(error)
-
-
-def say_why(error: Exception) -> None:
-    """
-    :param error: what keeps the algorithms out of the Zoo
-    """
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    print(f"sb3-forward: forward_a2c and forward_ppo are not available in the RL Zoo ({reason})", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 
 import wrapt
 
-from sb3_forward._startup import say_why
+from sb3_forward._report import say_why
 
 ALGO_NAMES = ("forward_a2c", "forward_ppo")
 
