@@ -19,7 +19,7 @@ def main(timesteps: int = 50_000) -> float:
     :return: mean return of ten episodes
     """
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0))
-    model = ForwardPPO("MlpPolicy", env, n_steps=128, batch_size=128, learning_rate=1e-3, seed=0, device="cpu")
+    model = ForwardPPO("MlpPolicy", env, n_steps=128, batch_size=128, learning_rate=2e-3, seed=0, device="cpu")
     model.learn(timesteps)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "forward_ppo_cartpole")

@@ -35,7 +35,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         self,
         *args: Any,
         local_learning_rate: float | str | Schedule = 1e-3,
-        head_learning_rate_scale: float = 10.0,
+        head_learning_rate_scale: float = 3.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(

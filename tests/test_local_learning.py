@@ -234,7 +234,7 @@ def test_local_learning_rate_follows_its_schedule() -> None:
     assert sorted({round(rate, 6) for rate in rates}, reverse=True) == [0.1, 0.075, 0.05, 0.025]
     assert model.network.blocks[0].optimizer.param_groups[0]["lr"] == 0.0
     # The heads keep their own
-    assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
+    assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(9e-4)
 
 
 def test_learning_rate_zero_moves_no_head() -> None:
