@@ -3,7 +3,7 @@ The heads: the linear maps from the top features to the action distribution and 
 
 They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model, and what
 slows its training is the correlation of its inputs: the optimizer therefore works in whitened coordinates of the
-features (our choice; measured against plain coordinates in docs/experiments.md).
+features (our choice).
 """
 
 import math
