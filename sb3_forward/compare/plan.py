@@ -1,0 +1,268 @@
+"""
+What is to run: environments, variants and seeds become runs, each with all that its process needs to know.
+
+The hyperparameter files are read here and nowhere else, so that the workers of a cluster need none of them.
+"""
+
+import argparse
+import difflib
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sb3_forward.compare import UserError
+
+# What each variant changes in the hyperparameters of the forward class; "bp" is the stock algorithm
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bp": {"hidden_training": "backprop"},
+    "forward": {},
+    "frozen": {"hidden_training": "frozen"},
+    "unguided": {"guidance_coef": 0.0},
+    "plain": {"whiten_heads": False},
+}
+# What the Zoo takes from an entry before the rest goes to the constructor
+ZOO_KEYS = {
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "n_timesteps",
+    "normalize",
+    "vec_env_wrapper",
+}
+# What the Zoo gives to the constructor by itself
+TAKEN_KEYS = {"args", "kwargs", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model"}
+
+
+class Run(NamedTuple):
+    """One training run, complete: it can be sent to another machine as JSON."""
+
+    env: str
+    algo: str  # the stock algorithm, "ppo" or "a2c"
+    variant: str
+    seed: int
+    zoo_algo: str  # key of the class that is trained in the Zoo
+    hyperparams: dict[str, Any]  # a whole entry, as in the Zoo's YAML
+    timesteps: int
+    gym_packages: list[str]
+    device: str = "cpu"
+    points: int = 20  # of the learning curve
+    curve_episodes: int = 5  # evaluated at each of them
+    final_episodes: int = 20  # evaluated at the end, and with random actions
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.env} {self.algo} {self.variant} seed {self.seed}"
+
+
+class Question(NamedTuple):
+    """What the user asked for."""
+
+    envs: list[str]
+    algo: str
+    seeds: list[int]
+    variants: dict[str, dict[str, Any]]  # name -> overrides
+    common: dict[str, Any]  # overrides of every variant of the forward class
+    timesteps: int | None
+    same_parameters: bool  # "bp" on the forward class and its hyperparameters, too
+    conf: Path | None
+    bp_conf: Path | None
+    gym_packages: list[str]
+    device: str
+
+
+def parse_seeds(text: str) -> list[int]:
+    """
+    :param text: ``"5"`` for the seeds 1 to 5, ``"11-15"`` for 11 to 15
+    :return: the seeds
+    :raises UserError: if it is neither, or there is no seed in it
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)", text)
+    seeds = list(range(int(match[1] or 1), int(match[2]) + 1)) if match else []
+    if not seeds:
+        raise UserError(f"--seeds must be a number (5 for the seeds 1 to 5) or a range (11-15), got {text!r}")
+    return seeds
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """
+    :param texts: ``key:value`` each, the value in Python, as in the Zoo's ``-params``
+    :return: the values by key
+    :raises UserError: if a text cannot be evaluated, or its value cannot be sent to another process
+    """
+    from rl_zoo3.utils import StoreDict
+
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        parsed = argparse.Namespace()
+        try:
+            StoreDict([], "overrides", nargs="+")(None, parsed, [text])
+            json.dumps(parsed.overrides)
+        except Exception as error:
+            raise UserError(
+                f"{text!r} is not key:value with a value in Python ({error}); write text in quotes within quotes, such as "
+                "\"learning_rate:'lin_0.001'\" or \"policy_kwargs:'dict(activation_fn=nn.ReLU)'\""
+            ) from error
+        overrides.update(parsed.overrides)
+    return overrides
+
+
+def choose_variants(names: str, definitions: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """
+    :param names: names of variants, with commas between
+    :param definitions: a name and ``key:value`` texts each; all of them run, too
+    :return: overrides of the forward entry by name
+    :raises UserError: if a name is unknown, or is not free for a definition
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for name in filter(None, names.split(",")):
+        if name not in VARIANTS:
+            raise UserError(f"unknown variant {name!r}, choose from {', '.join(VARIANTS)} or --define it")
+        chosen[name] = VARIANTS[name]
+    for name, *texts in definitions:
+        # The name becomes a part of file names
+        if not re.fullmatch(r"[\w.+-]+", name) or name in VARIANTS or name in chosen or not texts:
+            raise UserError(f"--define takes a new name and key:value after it, got {' '.join([name, *texts])!r}")
+        chosen[name] = parse_overrides(texts)
+    if not chosen:
+        raise UserError("no variant to run")
+    return chosen
+
+
+def make_plan(question: Question) -> tuple[list[Run], list[str]]:
+    """
+    :param question: what the user asked for
+    :return: the runs, all variants of the first seed first, so that an early look is at whole comparisons; and remarks
+    :raises UserError: if something in it is unknown
+    """
+    import rl_zoo3.import_envs  # noqa: F401
+
+    for package in question.gym_packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UserError(f"cannot import --gym-packages {package}: {error}") from error
+    remarks: list[str] = []
+    templates = [run for env in question.envs for run in _runs_of_env(question, env, remarks)]
+    runs = [run._replace(seed=seed) for seed in question.seeds for run in templates]
+    return runs, list(dict.fromkeys(remarks))
+
+
+def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
+    from sb3_forward.zoo.registration import default_config
+
+    forward_algo = f"forward_{question.algo}"
+    vectors = _has_vector_observations(env)
+    stock = _entry(question.bp_conf or _stock_config(question.algo), env, remarks)
+    ours = _entry(question.conf or default_config(forward_algo), env, remarks)
+    if question.conf is None and not vectors and "env_wrapper" not in ours and ours.pop("normalize", None):
+        # As the registration does in the Zoo's own commands
+        remarks.append(f"The observations of {env} are no vectors: forward training without VecNormalize")
+    timesteps = question.timesteps or int(stock.get("n_timesteps", 0))
+    if timesteps < 1:
+        raise UserError(f"no n_timesteps in the hyperparameters of {env}: give --timesteps")
+    runs = []
+    for variant, overrides in question.variants.items():
+        if variant == "bp" and not question.same_parameters:
+            zoo_algo, hyperparams = question.algo, stock
+        else:
+            zoo_algo, hyperparams = forward_algo, {**ours, **question.common, **overrides}
+        _check_keys(zoo_algo, variant, hyperparams)
+        # The manager of the Zoo insists on it
+        hyperparams = {**hyperparams, "n_timesteps": timesteps}
+        run = Run(env, question.algo, variant, 0, zoo_algo, hyperparams, timesteps, question.gym_packages, question.device)
+        runs.append(run)
+    return runs
+
+
+def _stock_config(algo: str) -> Path:
+    import rl_zoo3
+
+    return Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+
+
+def _has_vector_observations(env: str) -> bool:
+    """Make the environment once: what keeps it from being made is said before any run starts."""
+    import gymnasium as gym
+
+    if env not in gym.registry:
+        close = difflib.get_close_matches(env, gym.registry, n=1)
+        raise UserError(
+            f"unknown environment {env!r}"
+            + (f", did you mean {close[0]}?" if close else "; is its package in --gym-packages?")
+        )
+    try:
+        made = gym.make(env)
+    except Exception as error:
+        raise UserError(f"cannot make {env}: {_first_line(error)}") from error
+    space = made.observation_space
+    made.close()
+    parts = space.values() if isinstance(space, gym.spaces.Dict) else [space]
+    return all(isinstance(part, gym.spaces.Box) for part in parts)
+
+
+def _entry(config: Path, env: str, remarks: list[str]) -> dict[str, Any]:
+    """The environment's hyperparameters, else those of another version of it, else the general ones."""
+    import yaml
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    try:
+        entries = yaml.safe_load(config.read_text())
+        json.dumps(entries)
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise UserError(f"cannot read hyperparameters from {config}: {_first_line(error)}") from error
+    if not isinstance(entries, dict):
+        raise UserError(f"{config} holds no hyperparameters by environment")
+    name, _, _ = env.rpartition("-v")
+    versions = [key for key in entries if name and re.fullmatch(re.escape(name) + r"-v\d+", key)]
+    found = env
+    if env not in entries:
+        if versions:
+            found = max(versions, key=lambda key: int(key.rpartition("-v")[2]))
+        else:
+            found = "atari" if "atari" in entries and ExperimentManager.is_atari(env) else "default"
+        remarks.append(f"{config}: no entry for {env}, using {found}")
+    if not isinstance(entries.get(found), dict):
+        raise UserError(f"{config}: no hyperparameters for {env}, nor a default")
+    return dict(entries[found])
+
+
+def _check_keys(zoo_algo: str, variant: str, hyperparams: dict[str, Any]) -> None:
+    known = ZOO_KEYS | constructor_parameters(zoo_algo)
+    for key in hyperparams:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise UserError(
+                f"variant {variant}: {zoo_algo} has no hyperparameter {key!r}"
+                + (f", did you mean {close[0]}?" if close else "")
+            )
+
+
+def constructor_parameters(zoo_algo: str) -> set[str]:
+    """
+    :param zoo_algo: key of the class in the Zoo
+    :return: names of what its constructor takes from an entry
+    """
+    from rl_zoo3.utils import ALGOS
+
+    from sb3_forward.zoo.registration import register
+
+    register()
+    names: set[str] = set()
+    for cls in ALGOS[zoo_algo].__mro__:
+        parameters = inspect.signature(cls).parameters
+        names |= set(parameters)
+        # The next class up is reached through **kwargs alone
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names - TAKEN_KEYS
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,109 @@
+"""The results on disk: one JSON file per run, and one CSV of them all. Every file appears whole or not at all."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from sb3_forward.compare import UserError
+from sb3_forward.compare.plan import Run
+
+FIELDS = ("env", "algo", "variant", "seed", "step", "return", "deterministic", "stochastic", "wall_seconds")
+
+Row = dict[str, Any]
+
+
+class Results:
+    """
+    The results in a folder.
+
+    :param folder: where they are, created with the first one
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, run: Run) -> Path:
+        """
+        :param run: a run
+        :return: where its result is, or will be
+        """
+        return self.folder / "runs" / run.env.replace("/", "-") / f"{run.algo}-{run.variant}-{run.seed}.json"
+
+    def missing(self, plan: list[Run]) -> list[Run]:
+        """
+        :param plan: runs
+        :return: those without a result
+        :raises UserError: if there is a result of the same name, but with other settings
+        """
+        missing = []
+        for run in plan:
+            try:
+                done = json.loads(self.path(run).read_text())["settings"]
+            except FileNotFoundError:
+                missing.append(run)
+                continue
+            wanted = settings(run)
+            differing = [key for key in sorted(wanted.keys() | done.keys()) if wanted.get(key) != done.get(key)]
+            if "hyperparams" in differing:
+                differing.remove("hyperparams")
+                old, new = done["hyperparams"], wanted["hyperparams"]
+                differing += [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            if differing:
+                raise UserError(
+                    f"{self.path(run)} was made with other settings ({', '.join(differing)}): "
+                    "use another --output, or delete it"
+                )
+        return missing
+
+    def save(self, run: Run, answer: dict[str, Any]) -> None:
+        """
+        Write the result of a run.
+
+        :param run: the run
+        :param answer: its rows and versions
+        """
+        record = {"settings": settings(run), **answer}
+        write_whole(self.path(run), lambda file: json.dump(record, file, indent=1))
+
+    def records(self) -> list[dict[str, Any]]:
+        """
+        :return: settings, rows and versions of every run in the folder, in order of environment, algorithm, variant and seed
+        """
+        records = [json.loads(path.read_text()) for path in self.folder.glob("runs/*/*.json")]
+        return sorted(records, key=lambda record: [record["settings"][key] for key in ("env", "algo", "variant", "seed")])
+
+    def write_csv(self) -> None:
+        """Write the rows of all runs into ``results.csv``; what was not measured is an empty cell."""
+        rows = [row for record in self.records() for row in record["rows"]]
+
+        def write(file: TextIO) -> None:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+        write_whole(self.folder / "results.csv", write)
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """
+    :param run: a run
+    :return: its settings as they are read back from JSON
+    """
+    return json.loads(json.dumps(run._asdict()))
+
+
+def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
+    """
+    Write a file beside its place and move it there, so that nobody reads half of it.
+
+    :param path: its place
+    :param write: writes into the open file
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with unfinished.open("w", newline="") as file:
+        write(file)
+    os.replace(unfinished, path)

@@ -1,0 +1,138 @@
+"""
+Sends runs to processes, on this machine or on a Ray cluster, and hands their answers back as they come.
+
+Whoever waits for a trial holds its stdin open and goes down with whoever gave it the work; the trial goes down with its stdin.
+"""
+
+import functools
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sb3_forward.compare import UserError
+from sb3_forward.compare.plan import Run
+
+# Small networks on small batches: more threads than one only slow each other down
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    run: Run
+    answer: dict[str, Any] | None  # None if it failed
+    log: str  # what it has written to stderr
+
+    @property
+    def failure(self) -> str:
+        """The last line of what it wrote: that of its exception."""
+        return (self.log.strip().splitlines() or ["no message"])[-1]
+
+
+def perform(run: Run) -> Outcome:
+    """
+    Train a run in a process of its own.
+
+    :param run: the run
+    :return: its answer, or what it said in the end
+    """
+    _go_down_with_parent()
+    # A trial sees the packages that this process sees
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "sb3_forward.compare.trial"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+            # The Zoo takes Ctrl-C for the end of training, and the run would pass for a finished one
+            start_new_session=True,
+        ) as trial,
+    ):
+        assert trial.stdin is not None
+        assert trial.stdout is not None
+        try:
+            trial.stdin.write(json.dumps(run._asdict()) + "\n")
+            trial.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died before, and its exit code tells
+        # Not communicate(), which would close stdin
+        answer = trial.stdout.read()
+        trial.wait()
+        log.seek(0)
+        text = log.read()
+    if trial.returncode < 0:
+        text += f"\nkilled by signal {-trial.returncode}" + (" (out of memory?)" if trial.returncode == -9 else "")
+    return Outcome(run, json.loads(answer) if trial.returncode == 0 else None, text)
+
+
+@functools.cache
+def _go_down_with_parent() -> None:
+    """Once per worker: a worker that waits for a trial would not notice the death of the driver."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
+    """
+    :param runs: what to run
+    :param jobs: how many at a time, None for as many as there are CPUs
+    :return: their outcomes as they come
+    """
+    import joblib
+
+    parallel = joblib.Parallel(
+        n_jobs=jobs or -1, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered"
+    )
+    return parallel(joblib.delayed(perform)(run) for run in runs)
+
+
+def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[Outcome]:
+    """
+    Plain tasks rather than joblib's ray backend: that one hands out no result before all runs are done
+    (``supports_return_generator`` is False), so that a killed driver would lose everything.
+
+    :param runs: what to run
+    :param jobs: how many at a time, None for as many as the cluster has CPUs
+    :param address: of the cluster; None for that in ``RAY_ADDRESS``, or a new one on this machine
+    :return: their outcomes as they come
+    :raises UserError: if there is no such cluster
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"--backend ray needs Ray (pip install 'sb3-forward[ray]'): {error}") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    # A run that is lost with its node starts again on another; one that fails by itself has an outcome, and does not
+    task = ray.remote(num_cpus=1, max_retries=-1)(perform)
+    waiting = iter(runs)
+    started = {task.remote(run): run for run, _ in zip(waiting, range(jobs or len(runs)), strict=False)}
+    while started:
+        (done,), _ = ray.wait(list(started), num_returns=1)
+        run = started.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.RayError as error:
+            yield Outcome(run, None, str(error))
+        for following in waiting:
+            started[task.remote(following)] = following
+            break
