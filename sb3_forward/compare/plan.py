@@ -31,7 +31,6 @@ ZOO_KEYS = {
     "frame_stack",
     "monitor_kwargs",
     "n_envs",
-    "n_timesteps",
     "normalize",
     "vec_env_wrapper",
 }
@@ -47,7 +46,7 @@ class Run(NamedTuple):
     variant: str
     seed: int
     zoo_algo: str  # key of the class that is trained in the Zoo
-    hyperparams: dict[str, Any]  # a whole entry, as in the Zoo's YAML
+    hyperparams: dict[str, Any]  # a whole entry as in the Zoo's YAML, without n_timesteps
     timesteps: int
     gym_packages: list[str]
     device: str = "cpu"
@@ -164,7 +163,10 @@ def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
     if question.conf is None and not vectors and "env_wrapper" not in ours and ours.pop("normalize", None):
         # As the registration does in the Zoo's own commands
         remarks.append(f"The observations of {env} are no vectors: forward training without VecNormalize")
-    timesteps = question.timesteps or int(stock.get("n_timesteps", 0))
+    # Both sides get the budget of the stock algorithm
+    budget = stock.pop("n_timesteps", 0)
+    ours.pop("n_timesteps", None)
+    timesteps = question.timesteps or int(budget)
     if timesteps < 1:
         raise UserError(f"no n_timesteps in the hyperparameters of {env}: give --timesteps")
     runs = []
@@ -174,8 +176,6 @@ def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
         else:
             zoo_algo, hyperparams = forward_algo, {**ours, **question.common, **overrides}
         _check_keys(zoo_algo, variant, hyperparams)
-        # The manager of the Zoo insists on it
-        hyperparams = {**hyperparams, "n_timesteps": timesteps}
         run = Run(env, question.algo, variant, 0, zoo_algo, hyperparams, timesteps, question.gym_packages, question.device)
         runs.append(run)
     return runs

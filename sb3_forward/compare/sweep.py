@@ -105,8 +105,8 @@ def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
 
 def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[Outcome]:
     """
-    Plain tasks rather than joblib's ray backend: that one hands out no result before all runs are done
-    (``supports_return_generator`` is False), so that a killed driver would lose everything.
+    Plain tasks rather than joblib's ray backend, as tried with Ray 2.60 and joblib 1.6: that one hands out no result before
+    all are there (it refuses ``return_as``), and waits for ever once a dead node leaves no room for all of its actors.
 
     :param runs: what to run
     :param jobs: how many at a time, None for as many as the cluster has CPUs

@@ -55,7 +55,7 @@ def train(run: Run) -> list[Row]:
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({run.env: run.hyperparams}))
+        config.write_text(yaml.safe_dump({run.env: {**run.hyperparams, "n_timesteps": run.timesteps}}))
         set_random_seed(run.seed)
         manager = ExperimentManager(
             argparse.Namespace(),
