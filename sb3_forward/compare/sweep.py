@@ -5,6 +5,7 @@ Whoever waits for a trial holds its stdin open and goes down with whoever gave i
 """
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -125,7 +126,7 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     # A run that is lost with its node starts again on another; one that fails by itself has an outcome, and does not
     task = ray.remote(num_cpus=1, max_retries=-1)(perform)
     waiting = iter(runs)
-    started = {task.remote(run): run for run, _ in zip(waiting, range(jobs or len(runs)), strict=False)}
+    started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}
     while started:
         (done,), _ = ray.wait(list(started), num_returns=1)
         run = started.pop(done)
