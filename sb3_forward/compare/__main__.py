@@ -162,6 +162,21 @@ def with_progress(outcomes: Iterator[Outcome], total: int) -> Iterator[tuple[Out
             progress.advance(bar)
 
 
+def report(results: Results) -> None:
+    """
+    Write what the results come to, and print the main lines of it.
+
+    :param results: the results
+    :raises UserError: if there are none
+    """
+    from sb3_forward.compare.report import write_report
+
+    if not results.records():
+        raise UserError(f"no results in {results.folder}")
+    results.write_csv()
+    print("\n".join(write_report(results)))
+
+
 def main(arguments: list[str]) -> int:
     """
     Run and report a comparison.
@@ -173,7 +188,8 @@ def main(arguments: list[str]) -> int:
     results = Results(args.output)
     try:
         failed = 0 if args.report_only else sweep(args, results)
-        results.write_csv()
+        if results.records() or not failed:
+            report(results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -95,9 +95,12 @@ def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
     :param runs: what to run
     :param jobs: how many at a time, None for as many as there are CPUs
     :return: their outcomes as they come
+    :raises UserError: if joblib is not installed
     """
-    import joblib
-
+    try:
+        import joblib
+    except ImportError as error:
+        raise UserError(f"this needs joblib (pip install 'sb3-forward[compare]'): {error}") from error
     parallel = joblib.Parallel(
         n_jobs=jobs or -1, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered"
     )

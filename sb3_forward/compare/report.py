@@ -1,0 +1,166 @@
+"""The report of all results in a folder: ``report.md`` with its plots, and ``summary.csv``."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sb3_forward.compare.plots import plot_curves, plot_profiles
+from sb3_forward.compare.results import Results, write_whole
+from sb3_forward.compare.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    aggregate,
+    difference,
+    normalise,
+    summarise,
+    table_of_runs,
+)
+
+# What the score of the forward class is compared with, apart from that of backpropagation
+CONTROLS = ("frozen", "unguided", "plain")
+
+HOW_TO_READ = f"""\
+Brackets hold {CONFIDENCE:.0%} bootstrap intervals ({RESAMPLES} resamples of the seeds within each environment); there are none
+where an environment has a single seed. IQM is the interquartile mean, the mean of all runs without the lowest and the highest
+quarter (rounded down to whole runs).
+
+- *final*: return of the final model, deterministic actions; its IQM, mean, standard deviation and worst seed
+- *stochastic*: the same model with its actions sampled
+- *late*: training return in the last tenth of the learning curve
+- *drop*: how far the training return (moving average of three points) falls below its highest so far, at most
+- *area*: training return averaged over the whole learning curve
+- *wall s*: seconds of training, without evaluation
+
+Columns without IQM in their name are means over seeds, where nothing else is said."""
+
+HOW_TO_READ_SCORES = """\
+Returns on a scale where random actions are 0 and the mean final return of bp is 1, both taken as exact; averaged over
+environments. *improvement*: probability that a run is better than one of bp (0.5: no difference). *gap*: deterministic minus
+stochastic return."""
+
+
+def write_report(results: Results) -> list[str]:
+    """
+    Write the tables and plots of all results.
+
+    :param results: where they are, and where the report goes
+    :return: its main lines
+    """
+    records = results.records()
+    rows = pd.DataFrame([row for record in records for row in record["rows"]])
+    runs = table_of_runs([record["rows"] for record in records])
+    summary = summarise(runs)
+    write_whole(results.folder / "summary.csv", lambda file: summary.to_csv(file, index=False, lineterminator="\n"))
+
+    lines: list[str] = []
+    sections = ["# Comparison of forward training with backpropagation", _versions(records), HOW_TO_READ]
+    for algo, of_algo in runs.groupby("algo"):
+        said, parts = _all_envs(results, algo, of_algo)
+        lines += said
+        sections += [f"## {algo}", *parts]
+        for env, of_env in of_algo.groupby("env"):
+            plot = f"curves-{algo}-{env.replace('/', '-')}.png"
+            plot_curves(
+                rows[(rows["algo"] == algo) & (rows["env"] == env)],
+                list(of_env["variant"].drop_duplicates()),
+                results.folder / plot,
+            )
+            table = _env_table(summary[(summary["algo"] == algo) & (summary["env"] == env)])
+            sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({plot})"]
+    sections += ["## Settings", _settings(records)]
+    write_whole(results.folder / "report.md", lambda file: file.write("\n\n".join(sections) + "\n"))
+    return [*lines, f"report: {results.folder / 'report.md'}"]
+
+
+def _all_envs(results: Results, algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The main lines, and the section over all environments, of one algorithm."""
+    normalised = normalise(runs)
+    plot = f"profiles-{algo}.png"
+    left_out = [env for env in runs["env"].drop_duplicates() if env not in set(normalised["env"])]
+    remarks = [f"{algo}, {env}: no scores, as bp {_without_scale(runs[runs['env'] == env])}" for env in left_out]
+    if normalised.empty:
+        (results.folder / plot).unlink(missing_ok=True)
+        return remarks, remarks
+    table = aggregate(normalised)
+    lines = [
+        f"{algo}, {variant}: score {_estimate(values['score'])}, {values['runs']} runs in {_count(values['envs'])}"
+        for variant, values in table.items()
+    ]
+    if "forward" in table:
+        for other in CONTROLS:
+            advantage = difference(normalised, "forward", other)
+            if advantage:
+                lines.append(f"{algo}, forward - {other}: {_estimate(advantage, '+.3f')}")
+    plot_profiles(normalised, results.folder / plot)
+    columns = ["envs", "runs", "score IQM", "improvement", "area", "area / bp", "std", "std / bp", "drop", "drop / bp", "gap"]
+    body = (
+        [variant, str(values["envs"]), str(values["runs"]), _estimate(values["score"])]
+        + ["-" if variant == "bp" else _estimate(values["improvement"])]
+        + [_number(values[key], ".3f") for name in ("area", "std", "drop") for key in (name, f"{name}_ratio")]
+        + [_number(values["gap"], "+.3f")]
+        for variant, values in table.items()
+    )
+    differences = "\n".join(f"- {line}" for line in lines[len(table) :])
+    parts = ["### All environments", HOW_TO_READ_SCORES, _table(["variant", *columns], body), differences, *remarks]
+    parts.append(f"![Share of runs above a score]({plot})")
+    return lines + remarks, [part for part in parts if part]
+
+
+def _without_scale(runs: pd.DataFrame) -> str:
+    return "is no better than random actions" if "bp" in set(runs["variant"]) else "was not run"
+
+
+def _count(envs: int) -> str:
+    return f"{envs} environment{'s' if envs > 1 else ''}"
+
+
+def _env_table(summary: pd.DataFrame) -> str:
+    columns = ["seeds", "final IQM", "mean", "std", "worst", "stochastic", "late", "drop", "area", "wall s"]
+    keys = ["mean", "std", "worst", "stochastic", "late", "drop", "area", "wall_seconds"]
+    body = (
+        [row["variant"], str(row["seeds"]), _estimate(Estimate(row["final"], row["final_low"], row["final_high"]), "")]
+        + [_number(row[key]) for key in keys]
+        for row in summary.to_dict("records")
+    )
+    return _table(["variant", *columns], body)
+
+
+def _table(header: list[str], body: Iterable[list[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body))
+
+
+def _number(value: float, form: str = "") -> str:
+    """With four digits, or in a given form; a dash for what there is not."""
+    if np.isnan(value):
+        return "-"
+    return format(value, form or (".0f" if abs(value) >= 1000 else "#.4g"))
+
+
+def _estimate(estimate: Estimate, form: str = ".3f") -> str:
+    value = _number(estimate.value, form)
+    return value if np.isnan(estimate.low) else f"{value} [{_number(estimate.low, form)}, {_number(estimate.high, form)}]"
+
+
+def _versions(records: list[dict[str, Any]]) -> str:
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record["versions"].items():
+            versions.setdefault(name, set()).add(version)
+    return "Made with " + ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()) + "."
+
+
+def _settings(records: list[dict[str, Any]]) -> str:
+    """Seeds by what they share: all other settings of their runs."""
+    seeds: dict[str, list[int]] = {}
+    for record in records:
+        settings = dict(record["settings"])
+        seed = settings.pop("seed")
+        names = [settings.pop(key) for key in ("env", "algo", "variant")]
+        shared = f"- {', '.join(names)}: {settings.pop('timesteps')} steps, `{json.dumps(settings)}`"
+        seeds.setdefault(shared, []).append(seed)
+    return "\n".join(f"{shared}, seeds {', '.join(map(str, found))}" for shared, found in seeds.items())
