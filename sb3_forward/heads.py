@@ -23,6 +23,10 @@ MEMORY = 2048.0
 REFIT_RIDGE = 1e-4
 
 
+# Features of actor and critic, as SB3 calls them
+LATENTS = ("latent_pi", "latent_vf")
+
+
 class CachedRollout(NamedTuple):
     """A rollout as the heads see it: features in place of observations; N rows each."""
 
@@ -119,32 +123,23 @@ class Heads:
         self.optimizer = optimizer
         self.whitenings: list[Whitening] = []
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
-        candidates = {"action_net": "latent_pi", "value_net": "latent_vf"}
+        candidates = dict(zip(("action_net", "value_net"), LATENTS, strict=True))
         self.linear_heads = {name: latent for name, latent in candidates.items() if _is_linear(getattr(policy, name))}
 
     @th.no_grad()
-    def outputs(self, rollout: CachedRollout) -> dict[str, th.Tensor]:
-        """
-        What the linear heads make of a rollout's features.
-
-        :param rollout: the features
-        :return: outputs (N, k) by name of the head
-        """
-        return {name: getattr(self.policy, name)(getattr(rollout, latent)) for name, latent in self.linear_heads.items()}
-
-    @th.no_grad()
-    def refit(self, rollout: CachedRollout, outputs: dict[str, th.Tensor]) -> None:
+    def refit(self, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor]) -> None:
         """
         Give the linear heads back their old outputs after their features have moved, by ridge regression of what is
         missing: the hidden layers' steps then neither change the policy outside the trust region of its algorithm, nor
         the values that the returns were bootstrapped with (our choice).
 
-        :param rollout: the features as they are now
-        :param outputs: from :meth:`outputs` on the features as they were, the rows in the same order
+        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were
+        :param after: the same rows as they are now
         """
+        old, new = dict(zip(LATENTS, before, strict=True)), dict(zip(LATENTS, after, strict=True))
         for name, latent in self.linear_heads.items():
-            head, features = getattr(self.policy, name), getattr(rollout, latent)
-            missing = outputs[name] - head(features)
+            head, features = getattr(self.policy, name), new[latent]
+            missing = head(old[latent]) - head(features)
             mean, missing_mean = features.mean(dim=0), missing.mean(dim=0)
             centred = features - mean
             gram = centred.T @ centred
@@ -220,16 +215,18 @@ class Heads:
             whitening.map_update_out(weight_before)
 
 
-def score(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -> th.Tensor:
+def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
     """
-    Gradient of the actions' log-probability with respect to the outputs of the action head, in units of the standard
-    deviation where the distribution is Gaussian: ``onehot(a) - pi`` for discrete actions, ``(a - mu) / sigma`` for
-    continuous ones. Read off at the head in the forward pass; nothing is carried back through a weight.
+    What the action head would say of each row after a policy-gradient step of its own: the head's outputs plus the
+    advantage times the score, which is ``onehot(a) - pi`` for the logits of discrete actions and ``a - mu`` (times the
+    variance: the natural gradient) for Gaussian means, which come in units of the standard deviation. Read off at the head
+    in the forward pass; nothing is carried back through a weight.
 
     :param policy: the actor-critic policy
-    :param latent_pi: (B, d_pi) top features of the actor
+    :param latent_pi: (N, d_pi) top features of the actor
     :param actions: the actions taken
-    :return: (B, k) scores, k the number of outputs of the action head
+    :param advantages: (N,) of these, of about unit variance
+    :return: (N, k), k the number of outputs of the action head
     """
     outputs: list[th.Tensor] = []
 
@@ -241,12 +238,14 @@ def score(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -
     try:
         with th.enable_grad():
             distribution = policy._get_action_dist_from_latent(latent_pi.detach())
-            (gradient,) = th.autograd.grad(distribution.log_prob(actions).sum(), outputs[0])
+            (score,) = th.autograd.grad(distribution.log_prob(actions).sum(), outputs[0])
     finally:
         handle.remove()
-    if isinstance(distribution.distribution, Normal):
-        gradient = gradient * distribution.distribution.stddev.detach()
-    return gradient.detach()
+    improved = outputs[0].detach()
+    if not isinstance(distribution.distribution, Normal):
+        return improved + advantages[:, None] * score
+    variance = distribution.distribution.variance.detach()
+    return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
 
 
 def _is_linear(head: nn.Module) -> bool:

@@ -7,7 +7,7 @@ which stay constant; then the heads on the policy-gradient loss.
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
 
+from sb3_forward.anchors import ANCHORS, Anchors
 from sb3_forward.blocks import Activations, Block, as_matrix
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
-from sb3_forward.heads import CachedRollout, Heads, score
+from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 
@@ -45,7 +46,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
     :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
         SB3's own ``train()`` on the very same network
-    :param refit_heads: after the local phase, fit the heads to what they said before it, so that the policy does not drift
+    :param refit_heads: after the local phase, fit the heads to what they said before it, on this rollout and on a sample of
+        the observations before, so that the policy does not drift
     :param whiten_heads: let the heads' optimizer work in whitened coordinates of the features
     :param kwargs: keyword arguments of the SB3 algorithm
     :raises ValueError: if one of the above is out of its range, or a parameter of the policy is in no block and no head
@@ -66,7 +68,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         local_batch_size: int = 64,
         local_loss: str = "strain",
         disparity: str = "gaussian",
-        guidance_coef: float = 0.0,
+        guidance_coef: float = 0.5,
         hidden_training: str = "local",
         refit_heads: bool = True,
         whiten_heads: bool = True,
@@ -114,8 +116,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         super()._maybe_recommend_cpu(mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        # Both are derived from the policy; the state of all optimizers is in `policy.optimizer`
-        return [*super()._excluded_save_params(), "network", "heads"]
+        # All are derived from the policy: the state of optimizers, whitening and anchors is in `policy.optimizer`
+        return [*super()._excluded_save_params(), "network", "heads", "anchors"]
 
     def _find_blocks(self) -> None:
         """Split the policy into blocks and heads, each with an optimizer of its own."""
@@ -151,6 +153,10 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
 
+    def _kept(self, name: str) -> dict[str, Any]:
+        # Saved and loaded with the optimizer's state, and no obstacle to SB3's own classes
+        return self.policy.optimizer.param_groups[0].setdefault(name, {})
+
     def train(self) -> None:
         """
         Update the policy with the current rollout: hidden blocks on their local losses, then the heads on the policy
@@ -162,15 +168,20 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             super().train()
             return
         self._prepare_optimizers()
+        self.anchors = Anchors(self._kept("anchors"))
+        latents = self._latents()
         if self.hidden_training == "local":
-            outputs = self.heads.outputs(self._cache_features()) if self.refit_heads else {}
-            self._local_phase()
-        rollout = self._cache_features()
-        if self.hidden_training == "local" and self.refit_heads:
-            self.heads.refit(rollout, outputs)
+            before = latents
+            self._local_phase(self._cached_rollout(before))
+            latents = self._latents()
+            if self.refit_heads:
+                self.heads.refit(before, latents)
+                rows = np.random.permutation(self._rollout_rows())[:ANCHORS]
+                self.anchors.add(self._observations(rows))
+        rollout = self._cached_rollout(latents)
         self._log_drift(rollout)
         if self.whiten_heads:
-            self.heads.whiten(rollout, self.policy.optimizer.param_groups[0].setdefault("moments", {}))
+            self.heads.whiten(rollout, self._kept("moments"))
             if self.vf_coef * self._head_learning_rate() > 0:
                 self.heads.level_values(rollout)
         self._head_phase(rollout)
@@ -188,87 +199,84 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param rollout: the rollout with constant features
         """
 
-    def _local_phase(self) -> None:
+    def _local_phase(self, rollout: CachedRollout) -> None:
         """Every block's steps on its own local loss, minibatch by minibatch, from the bottom up."""
+        guidance = self._guidance(rollout) if self.guidance_coef > 0 else {}
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
-            for samples in self.rollout_buffer.get(self.local_batch_size):
-                if len(samples.advantages) > 1:  # one row has no pairs
-                    self._local_minibatch(samples, record)
+            order = np.random.permutation(self._rollout_rows())
+            for first in range(0, len(order), self.local_batch_size):
+                rows = order[first : first + self.local_batch_size]
+                if len(rows) > 1:  # one row has no pairs
+                    here = {role: signal[th.as_tensor(rows, device=self.device)] for role, signal in guidance.items()}
+                    self._local_minibatch(self._observations(rows), here, record)
         self._log_local(record)
 
     @th.no_grad()
-    def _local_minibatch(self, samples: RolloutBufferSamples, record: "LocalRecord") -> None:
+    def _local_minibatch(self, observations: PyTorchObs, guidance: dict[str, th.Tensor], record: "LocalRecord") -> None:
         make_target, match = LOCAL_LOSSES[self.local_loss]
-        guidance = self._guidance(samples) if self.guidance_coef > 0 else {}
+        wanted = {role: pairwise_distances(signal) for role, signal in guidance.items()}
 
         def train_block(block: Block, inputs: Activations) -> Activations:
             if block.optimizer is None:
                 return block.forward(inputs)
             disparities = DISPARITIES[self.disparity](pairwise_distances(as_matrix(inputs)))
-            target = make_target(disparities, guidance.get(block.role), self.guidance_coef)
+            target = make_target(disparities, wanted.get(block.role), self.guidance_coef)
             step = block.local_step(inputs, target, match, self.max_grad_norm)
             record.losses.setdefault(block.name, []).append(step.loss)
             record.grad_norms.append(step.grad_norm)
             return step.outputs
 
-        self.network.latents(samples.observations, train_block)
+        self.network.latents(observations, train_block)
 
-    def _guidance(self, samples: RolloutBufferSamples) -> dict[str, th.Tensor]:
+    def _guidance(self, rollout: CachedRollout) -> dict[str, th.Tensor]:
         """
-        Distances of what the policy-gradient loss asks of each row: of its value residual for the critic, of its score
-        weighted by that residual for the actor, of both for shared blocks.
+        What the heads should say of each row, in the light of the rewards: rows between which it differs are drawn apart,
+        others together. For the critic the returns; for the actor the outputs of its head after a policy-gradient step of
+        their own; for shared blocks both.
         """
-        self.policy.set_training_mode(False)
-        latent_pi, _ = self.network.latents(samples.observations)
-        self.policy.set_training_mode(True)
-        residual = (samples.returns - samples.old_values)[:, None]
-        if not residual.isfinite().all():
+        advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
+        actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
+        critic = rollout.returns[:, None]
+        if not (actor.isfinite().all() and critic.isfinite().all()):
             raise ValueError(
-                "The guidance signal (returns minus values of the rollout) is not finite; no weight was moved by it. Check "
+                "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
                 "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
             )
-        scores = residual * score(self.heads.policy, latent_pi, self._actions(samples))
-        both = th.cat([_unit_variance(scores), _unit_variance(residual)], dim=1)
-        return {
-            "actor": pairwise_distances(scores),
-            "critic": pairwise_distances(residual),
-            "shared": pairwise_distances(both),
-        }
+        return {"actor": actor, "critic": critic, "shared": th.cat([_unit_variance(actor), _unit_variance(critic)], dim=1)}
 
     @th.no_grad()
-    def _cache_features(self) -> CachedRollout:
-        """One pass over the rollout: its top features, constant from here on, and what the heads' loss needs beside."""
+    def _latents(self) -> tuple[th.Tensor, th.Tensor]:
+        """Top features of the rollout, and of the anchors after it."""
         # As in the collection of rollouts: dropout off, statistics of BatchNorm at rest
         self.policy.set_training_mode(False)
-        parts = [
-            CachedRollout(
-                *self.network.latents(samples.observations),
-                self._actions(samples),
-                samples.old_values,
-                samples.old_log_prob,
-                samples.advantages,
-                samples.returns,
-            )
-            for samples in self._ordered_minibatches()
-        ]
+        rows = np.arange(self._rollout_rows())
+        batches = (self._observations(part) for part in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)))
+        parts = [self.network.latents(batch) for batch in chain(batches, self.anchors.batches(FEATURE_ROWS))]
         self.policy.set_training_mode(True)
-        return CachedRollout(*(th.cat(columns) for columns in zip(*parts, strict=True)))
+        actor, critic = zip(*parts, strict=True)
+        return th.cat(actor), th.cat(critic)
 
-    def _ordered_minibatches(self) -> Iterator[RolloutBufferSamples]:
-        """The whole rollout with its rows in order, as `RolloutBuffer.get` shuffles them."""
-        buffer = self.rollout_buffer
-        if not buffer.generator_ready:
-            next(buffer.get(1))  # flattens the buffer
-        rows = np.arange(buffer.buffer_size * buffer.n_envs)
-        for batch in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)):
-            yield buffer._get_samples(batch)
-
-    def _actions(self, samples: RolloutBufferSamples) -> th.Tensor:
+    def _cached_rollout(self, latents: tuple[th.Tensor, th.Tensor]) -> CachedRollout:
+        """The rollout on its top features, which are the first of these, and what the heads' loss needs beside."""
+        buffer, rows = self.rollout_buffer, self._rollout_rows()
+        actions = buffer.to_torch(buffer.actions.astype(np.float32))
         if isinstance(self.action_space, spaces.Discrete):
-            return samples.actions.long().flatten()
-        return samples.actions
+            actions = actions.long().flatten()
+        columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
+        return CachedRollout(
+            latents[0][:rows], latents[1][:rows], actions, *(buffer.to_torch(column.flatten()) for column in columns)
+        )
+
+    def _rollout_rows(self) -> int:
+        return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
+
+    def _observations(self, rows: np.ndarray) -> PyTorchObs:
+        """These rows of the rollout, in the order that `RolloutBuffer.get` flattens it to."""
+        if not self.rollout_buffer.generator_ready:
+            next(self.rollout_buffer.get(1))  # flattens the buffer
+        return self.rollout_buffer._get_samples(rows).observations
 
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())

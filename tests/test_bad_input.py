@@ -62,8 +62,9 @@ def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float) -> 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_non_finite_reward(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model(algorithm)
+@pytest.mark.parametrize(("guidance_coef", "place"), [(0.0, "loss of the heads"), (0.5, "guidance signal")])
+def test_non_finite_reward(algorithm: Any, guidance_coef: float, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(algorithm, guidance_coef=guidance_coef)
     model.learn(16)
     env = model.env.envs[0].unwrapped
     step = env.step
@@ -73,7 +74,7 @@ def test_non_finite_reward(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> N
         return observation, float("nan"), terminated, truncated, info
 
     monkeypatch.setattr(env, "step", broken)
-    with pytest.raises(ValueError, match="loss of the heads"):
+    with pytest.raises(ValueError, match=place):
         model.learn(16)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 

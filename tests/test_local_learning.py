@@ -1,5 +1,6 @@
 """What the method promises: each hidden block learns from its own loss alone, and the heads alone see the policy gradient."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from stable_baselines3 import A2C, PPO
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.heads import CachedRollout, Heads, score
+from sb3_forward.anchors import Anchors
+from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
 
@@ -146,19 +148,20 @@ def test_guidance_reaches_the_hidden_layers(algorithm: Any, actions: str) -> Non
     assert not same(unguided, guided)
 
 
-def test_score_is_onehot_minus_probabilities() -> None:
+def test_improved_logits_move_by_onehot_minus_probabilities() -> None:
     model = small_model(ForwardPPO)
-    latent, actions = th.randn(5, 64), th.tensor([0, 1, 2, 0, 1])
-    probabilities = th.softmax(model.policy.action_net(latent), dim=1)
-    expected = nn.functional.one_hot(actions, 3) - probabilities
-    th.testing.assert_close(score(model.policy, latent, actions), expected.detach())
+    latent, actions, advantages = th.randn(5, 64), th.tensor([0, 1, 2, 0, 1]), th.randn(5)
+    logits = model.policy.action_net(latent).detach()
+    expected = logits + advantages[:, None] * (nn.functional.one_hot(actions, 3) - th.softmax(logits, dim=1))
+    th.testing.assert_close(improved_outputs(model.policy, latent, actions, advantages), expected)
 
 
-def test_score_of_a_gaussian_is_the_standardised_action() -> None:
+def test_improved_means_of_a_gaussian_move_along_the_noise() -> None:
     model = small_model(ForwardPPO, actions="Box", policy_kwargs={"log_std_init": -1.0})
-    latent, actions = th.randn(5, 64), th.randn(5, 2)
-    expected = (actions - model.policy.action_net(latent)) / th.exp(model.policy.log_std)
-    th.testing.assert_close(score(model.policy, latent, actions), expected.detach())
+    latent, actions, advantages = th.randn(5, 64), th.randn(5, 2), th.randn(5)
+    means = model.policy.action_net(latent).detach()
+    expected = (means + advantages[:, None] * (actions - means)) / math.exp(-1.0)
+    th.testing.assert_close(improved_outputs(model.policy, latent, actions, advantages), expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -200,14 +203,46 @@ def test_refit_takes_the_drift_out() -> None:
 def test_refit_restores_the_outputs() -> None:
     model = small_model(ForwardPPO)
     features, moved = th.randn(200, 64), th.linalg.qr(th.randn(64, 64))[0]
-    rows = [th.zeros(200)] * 5
-    before = CachedRollout(features, features, *rows)
-    after = CachedRollout(features @ moved + 1.0, 3.0 * features @ moved, *rows)
-    outputs = model.heads.outputs(before)
-    model.heads.refit(after, outputs)
-    for name, restored in model.heads.outputs(after).items():
-        spread = outputs[name].std()
-        assert (restored - outputs[name]).abs().max() < 0.1 * spread
+    heads = model.policy.action_net, model.policy.value_net
+    outputs = [head(features) for head in heads]
+    after = features @ moved + 1.0, 3.0 * features @ moved
+    model.heads.refit((features, features), after)
+    for head, latent, said in zip(heads, after, outputs, strict=True):
+        assert (head(latent) - said).abs().max() < 0.1 * said.std()
+
+
+def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short rollout alone leaves most directions of the features open: the values of other states would be anything."""
+    seen: list[Any] = []
+    drifts: list[float] = []
+    local_phase, refit = ForwardPPO._local_phase, Heads.refit
+
+    def values(model: Any) -> th.Tensor:
+        with th.no_grad():
+            return model.policy.predict_values(th.cat(seen[:-1]))
+
+    def before(self: Any, rollout: Any) -> None:
+        seen.append(th.as_tensor(self._observations(np.arange(16))))
+        self.said = values(self) if len(seen) > 1 else None
+        local_phase(self, rollout)
+
+    def after(self: Heads, *latents: Any) -> None:
+        refit(self, *latents)
+        if model.said is not None:
+            drifts.append((values(model) - model.said).square().mean().item())
+
+    monkeypatch.setattr(ForwardPPO, "_local_phase", before)
+    monkeypatch.setattr(Heads, "refit", after)
+    drift = {}
+    for anchored in (True, False):
+        model = small_model(ForwardPPO, n_steps=16, local_learning_rate=0.003, policy_kwargs={"ortho_init": False})
+        if not anchored:
+            monkeypatch.setattr(Anchors, "add", lambda *args: None)
+        seen.clear()
+        drifts.clear()
+        model.learn(16 * 20)
+        drift[anchored] = float(np.mean(drifts))
+    assert drift[True] < 0.5 * drift[False]
 
 
 def test_target_kl_stops_before_the_step() -> None:

@@ -1,0 +1,65 @@
+"""Observations of past rollouts, on which the heads are held to what they say while the features under them move."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+# At most so many are kept, and so many bytes of them: they are saved with the model (our choice)
+ANCHORS = 1024
+ANCHOR_BYTES = 2**23
+
+
+class Anchors:
+    """
+    A random sample of the observations of past rollouts, the recent ones more often.
+
+    :param state: the sample, empty at first; kept by the caller, who saves and loads it
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    @property
+    def rows(self) -> int:
+        """How many observations are kept."""
+        return self.state.get("rows", 0)
+
+    def add(self, observations: PyTorchObs) -> None:
+        """
+        Take observations in, at random; each rollout replaces an eighth of all, so that they reach back over eight.
+
+        :param observations: (N, ...), or a dictionary of such, N >= 1
+        """
+        parts = list(observations.values()) if isinstance(observations, dict) else [observations]
+        rows = len(parts[0])
+        room = min(ANCHORS, ANCHOR_BYTES * rows // sum(part.nbytes for part in parts))
+        taken = th.randperm(rows)[: room // 8]
+        new = _pick(observations, taken)
+        kept = th.randperm(self.rows)[: room - len(taken)]
+        if len(kept) > 0:
+            new = _join(_pick(self.state["observations"], kept), new)
+        self.state.update(observations=new, rows=len(kept) + len(taken))
+
+    def batches(self, size: int) -> Iterator[PyTorchObs]:
+        """
+        :param size: rows per batch
+        :return: all observations, batch by batch
+        """
+        for first in range(0, self.rows, size):
+            yield _pick(self.state["observations"], slice(first, first + size))
+
+
+def _pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
+    if isinstance(observations, th.Tensor):
+        return observations[rows]
+    return {key: value[rows] for key, value in observations.items()}
+
+
+def _join(observations: PyTorchObs, others: PyTorchObs) -> PyTorchObs:
+    if isinstance(observations, dict) and isinstance(others, dict):
+        return {key: th.cat([value, others[key]]) for key, value in observations.items()}
+    assert isinstance(observations, th.Tensor)
+    assert isinstance(others, th.Tensor)
+    return th.cat([observations, others])
