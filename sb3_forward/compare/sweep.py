@@ -123,20 +123,20 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     except ImportError as error:
         raise UserError(f"--backend ray needs Ray (pip install 'sb3-forward[ray]'): {error}") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        cluster = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
-    # A run that is lost with its node starts again on another; one that fails by itself has an outcome, and does not
-    task = ray.remote(num_cpus=1, max_retries=-1)(perform)
-    waiting = iter(runs)
-    started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}
-    while started:
-        (done,), _ = ray.wait(list(started), num_returns=1)
-        run = started.pop(done)
-        try:
-            yield ray.get(done)
-        except ray.exceptions.RayError as error:
-            yield Outcome(run, None, str(error))
-        for following in waiting:
-            started[task.remote(following)] = following
-            break
+    with cluster:
+        # A run that is lost with its node starts again on another; one that fails by itself has an outcome, and does not
+        task = ray.remote(num_cpus=1, max_retries=-1)(perform)
+        waiting = iter(runs)
+        started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}
+        while started:
+            (done,), _ = ray.wait(list(started), num_returns=1)
+            run = started.pop(done)
+            try:
+                yield ray.get(done)
+            except ray.exceptions.RayError as error:
+                yield Outcome(run, None, str(error))
+            for following in itertools.islice(waiting, 1):
+                started[task.remote(following)] = following
