@@ -140,7 +140,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
 
     def _prepare_optimizers(self) -> None:
-        """Bring the blocks, every optimizer's state and every learning rate up to date."""
+        """Bring the blocks, every optimizer's state, every learning rate and the anchors up to date."""
         if not self.network.is_current(self.policy):
             self._find_blocks()
         self._update_learning_rate(self.policy.optimizer)
@@ -148,6 +148,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
+        self.anchors = Anchors(self._kept("anchors"))
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
@@ -168,7 +169,6 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             super().train()
             return
         self._prepare_optimizers()
-        self.anchors = Anchors(self._kept("anchors"))
         latents = self._latents()
         if self.hidden_training == "local":
             before = latents
