@@ -17,7 +17,7 @@ help:  ## show this list
 $(INSTALLED): pyproject.toml sb3_forward_zoo.pth
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	$(BIN)/python -m pip install --quiet --editable ".[tests,ray]"
 	rm -f $(VENV)/.installed-*
 	touch $@
 
