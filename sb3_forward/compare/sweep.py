@@ -37,14 +37,17 @@ class Outcome(NamedTuple):
         return (self.log.strip().splitlines() or ["no message"])[-1]
 
 
-def perform(run: Run) -> Outcome:
+def perform(run: Run, driver: int | None = None) -> Outcome:
     """
     Train a run in a process of its own.
 
     :param run: the run
+    :param driver: id of the driver's process, where this may be the driver itself
     :return: its answer, or what it said in the end
     """
-    _go_down_with_parent()
+    # A driver lives on when its parent, a shell, is gone
+    if os.getpid() != driver:
+        _go_down_with_parent()
     # A trial sees the packages that this process sees
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with (
@@ -104,7 +107,7 @@ def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
     parallel = joblib.Parallel(
         n_jobs=jobs or -1, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered"
     )
-    return parallel(joblib.delayed(perform)(run) for run in runs)
+    return parallel(joblib.delayed(perform)(run, os.getpid()) for run in runs)
 
 
 def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[Outcome]:
