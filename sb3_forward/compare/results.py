@@ -36,26 +36,23 @@ class Results:
         """
         :param plan: runs
         :return: those without a result
-        :raises UserError: if there is a result of the same name, but with other settings
+        :raises UserError: if another seed of the same variant, or this one, has a result with other settings
         """
+        done: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for record in self.records():
+            found = record["settings"]
+            done.setdefault((found["env"], found["algo"], found["variant"]), []).append(found)
         missing = []
         for run in plan:
-            try:
-                done = json.loads(self.path(run).read_text())["settings"]
-            except FileNotFoundError:
+            seeds = done.get((run.env, run.algo, run.variant), [])
+            for found in seeds:
+                if differing := differences(found, settings(run)):
+                    raise UserError(
+                        f"{self.path(run._replace(seed=found['seed']))} was made with other settings "
+                        f"({', '.join(differing)}): use another --output, or delete it"
+                    )
+            if run.seed not in [found["seed"] for found in seeds]:
                 missing.append(run)
-                continue
-            wanted = settings(run)
-            differing = [key for key in sorted(wanted.keys() | done.keys()) if wanted.get(key) != done.get(key)]
-            if "hyperparams" in differing:
-                differing.remove("hyperparams")
-                old, new = done["hyperparams"], wanted["hyperparams"]
-                differing += [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-            if differing:
-                raise UserError(
-                    f"{self.path(run)} was made with other settings ({', '.join(differing)}): "
-                    "use another --output, or delete it"
-                )
         return missing
 
     def save(self, run: Run, answer: dict[str, Any]) -> None:
@@ -93,6 +90,16 @@ def settings(run: Run) -> dict[str, Any]:
     :return: its settings as they are read back from JSON
     """
     return json.loads(json.dumps(run._asdict()))
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """
+    :param one: settings
+    :param other: settings
+    :return: names of what differs apart from the seed, hyperparameters each by its own
+    """
+    one, other = ({**given, **given["hyperparams"], "hyperparams": None, "seed": None} for given in (one, other))
+    return [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
 
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
