@@ -38,9 +38,9 @@ quarter (rounded down to whole runs).
 Columns without IQM in their name are means over seeds, where nothing else is said."""
 
 HOW_TO_READ_SCORES = """\
-Returns on a scale where random actions are 0 and the mean final return of bp is 1, both taken as exact; averaged over
-environments. *improvement*: probability that a run is better than one of bp (0.5: no difference). *gap*: deterministic minus
-stochastic return."""
+Returns on a scale where random actions are 0 and the mean final return of bp is 1, both taken as exact. *score*: final return
+of all runs of all environments together; the other columns are averaged over environments. *improvement*: probability that a
+run is better than one of bp (0.5: no difference). *gap*: deterministic minus stochastic return."""
 
 
 def write_report(results: Results) -> list[str]:
