@@ -1,4 +1,9 @@
-"""Observations of past rollouts, on which the heads are held to what they say while the features under them move."""
+"""
+Observations of past rollouts: a policy must not forget what it does in states that it comes to less often.
+
+On them the heads are held to what they say while the features under them move, and their features count in what a step of
+the heads is measured by.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +12,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 # At most so many are kept, and so many bytes of them: they are saved with the model (our choice)
-ANCHORS = 1024
+ANCHORS = 2048
 ANCHOR_BYTES = 2**23
 
 
@@ -28,14 +33,14 @@ class Anchors:
 
     def add(self, observations: PyTorchObs) -> None:
         """
-        Take observations in, at random; each rollout replaces an eighth of all, so that they reach back over eight.
+        Take observations in, at random. A rollout replaces an eighth of all at most, so that they reach back over eight.
 
         :param observations: (N, ...), or a dictionary of such, N >= 1
         """
         parts = list(observations.values()) if isinstance(observations, dict) else [observations]
         rows = len(parts[0])
         room = min(ANCHORS, ANCHOR_BYTES * rows // sum(part.nbytes for part in parts))
-        taken = th.randperm(rows)[: room // 8]
+        taken = th.randperm(rows)[: max(room // 8, room - self.rows)]
         new = _pick(observations, taken)
         kept = th.randperm(self.rows)[: room - len(taken)]
         if len(kept) > 0:

@@ -17,10 +17,8 @@ from torch.distributions import Normal
 
 # Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
 WHITENING_RIDGE = 0.1
-# The running moments remember about this many rows (our choice)
-MEMORY = 2048.0
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
-REFIT_RIDGE = 1e-4
+REFIT_RIDGE = 1e-3
 
 
 # Features of actor and critic, as SB3 calls them
@@ -48,41 +46,25 @@ class CachedRollout(NamedTuple):
 
 class Whitening:
     """
-    Whitened coordinates of one linear head's inputs, from running moments: the optimizer sees
-    ``logits = (features - mean) S W~^T + b~`` with ``S S^T`` the inverse of the features' ridged covariance.
+    Whitened coordinates of one linear head's inputs: the optimizer sees ``logits = (features - mean) S W~^T + b~`` with
+    ``S S^T`` the inverse of the features' ridged covariance.
 
     The features themselves and the head's weights stay as they are; gradients are mapped in, updates are mapped out.
 
     :param head: the linear head
-    :param state: its running moments, empty at first; kept by the caller, who saves and loads it
+    :param features: (N, d) inputs of the head
+    :param weights: (N,) of these rows in mean and covariance, their sum is one
     """
 
-    def __init__(self, head: nn.Linear, state: dict[str, Any]) -> None:
+    def __init__(self, head: nn.Linear, features: th.Tensor, weights: th.Tensor) -> None:
         self.head = head
-        self.state = state
-        self.basis = th.eye(head.in_features)
-
-    def update(self, features: th.Tensor) -> None:
-        """
-        Take a rollout's features into the running moments.
-
-        :param features: (N, d) inputs of the head
-        """
-        rows = float(len(features))
-        mean = features.mean(dim=0)
-        centred = features - mean
-        covariance = centred.T @ centred / rows
-        if self.state:
-            share = rows / (rows + min(self.state["rows"], MEMORY))
-            shift = mean - self.state["mean"]
-            covariance = th.lerp(self.state["covariance"], covariance, share) + share * (1 - share) * th.outer(shift, shift)
-            mean = self.state["mean"] + share * shift
-            rows += self.state["rows"]
-        self.state.update(rows=min(rows, MEMORY), mean=mean, covariance=covariance)
+        self.mean = weights @ features
+        centred = features - self.mean
+        covariance = centred.T @ (weights[:, None] * centred)
         variance = covariance.diagonal().mean()
         # Few rows say little about a covariance: they must not blow up what they do not show
-        ridge = WHITENING_RIDGE * variance + (mean.square().mean() + variance) / self.state["rows"]
-        ridge = ridge.clamp_min(th.finfo(mean.dtype).eps)
+        ridge = WHITENING_RIDGE * variance + (self.mean.square().mean() + variance) / len(features)
+        ridge = ridge.clamp_min(th.finfo(features.dtype).eps)
         # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
         eigenvalues, eigenvectors = th.linalg.eigh(covariance + ridge * th.eye(len(covariance), device=ridge.device))
         self.basis = (eigenvectors * eigenvalues.clamp_min(ridge).rsqrt()) @ eigenvectors.T
@@ -91,7 +73,7 @@ class Whitening:
         """Replace the gradient with respect to the weights by the one with respect to the whitened weights."""
         weight, bias = self.head.weight, self.head.bias
         if weight.grad is not None and bias.grad is not None:
-            weight.grad = (weight.grad - th.outer(bias.grad, self.state["mean"])) @ self.basis
+            weight.grad = (weight.grad - th.outer(bias.grad, self.mean)) @ self.basis
 
     @th.no_grad()
     def map_update_out(self, weight_before: th.Tensor) -> None:
@@ -102,7 +84,7 @@ class Whitening:
         """
         update = (self.head.weight - weight_before) @ self.basis.T
         self.head.weight.copy_(weight_before + update)
-        self.head.bias.sub_(update @ self.state["mean"])
+        self.head.bias.sub_(update @ self.mean)
 
 
 class Heads:
@@ -149,18 +131,22 @@ class Heads:
             head.weight.add_(change)
             head.bias.add_(missing_mean - change @ mean)
 
-    def whiten(self, rollout: CachedRollout, moments: dict[str, Any]) -> None:
+    @th.no_grad()
+    def whiten(self, latents: tuple[th.Tensor, th.Tensor], rows: int) -> None:
         """
-        Let the optimizer work in whitened coordinates of this rollout's features and those before.
+        Let the optimizer work in whitened coordinates of the features on the rollout and on the anchors, either counting
+        half: on the rollout alone, steps that hardly show there could be anything on states that it has left (our choice).
 
-        :param rollout: the features
-        :param moments: running moments by name of the head, kept by the caller
+        :param latents: features of actor (N, d_pi) and critic (N, d_vf), those of the anchors last
+        :param rows: how many are of the rollout, in [1, N]
         """
-        self.whitenings = []
-        for name, latent in self.linear_heads.items():
-            whitening = Whitening(getattr(self.policy, name), moments.setdefault(name, {}))
-            whitening.update(getattr(rollout, latent))
-            self.whitenings.append(whitening)
+        anchors = len(latents[0]) - rows
+        weights = th.full_like(latents[0][:, 0], 0.5 / rows if anchors else 1 / rows)
+        weights[rows:] = 0.5 / max(anchors, 1)
+        features = dict(zip(LATENTS, latents, strict=True))
+        self.whitenings = [
+            Whitening(getattr(self.policy, name), features[latent], weights) for name, latent in self.linear_heads.items()
+        ]
 
     @th.no_grad()
     def level_values(self, rollout: CachedRollout) -> None:

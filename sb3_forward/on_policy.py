@@ -116,7 +116,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         super()._maybe_recommend_cpu(mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        # All are derived from the policy: the state of optimizers, whitening and anchors is in `policy.optimizer`
+        # All are derived from the policy: the state of the optimizers and the anchors is in `policy.optimizer`
         return [*super()._excluded_save_params(), "network", "heads", "anchors"]
 
     def _find_blocks(self) -> None:
@@ -148,15 +148,11 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
-        self.anchors = Anchors(self._kept("anchors"))
+        self.anchors = Anchors(self.policy.optimizer.param_groups[0].setdefault("anchors", {}))
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
-
-    def _kept(self, name: str) -> dict[str, Any]:
-        # Saved and loaded with the optimizer's state, and no obstacle to SB3's own classes
-        return self.policy.optimizer.param_groups[0].setdefault(name, {})
 
     def train(self) -> None:
         """
@@ -176,15 +172,14 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             latents = self._latents()
             if self.refit_heads:
                 self.heads.refit(before, latents)
-                rows = np.random.permutation(self._rollout_rows())[:ANCHORS]
-                self.anchors.add(self._observations(rows))
         rollout = self._cached_rollout(latents)
         self._log_drift(rollout)
         if self.whiten_heads:
-            self.heads.whiten(rollout, self._kept("moments"))
+            self.heads.whiten(latents, len(rollout.returns))
             if self.vf_coef * self._head_learning_rate() > 0:
                 self.heads.level_values(rollout)
         self._head_phase(rollout)
+        self.anchors.add(self._observations(np.random.permutation(self._rollout_rows())[:ANCHORS]))
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
