@@ -229,6 +229,9 @@ def test_other_settings_are_refused(folder: Path, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert "(gamma)" in error
     assert "ppo-forward-1.json" in error
+    # Nor are other seeds run with them, which would be reported together
+    assert main([*SWEEP, "--seeds", "3-3", "--set", "gamma:0.5", "--output", str(folder)]) == 2
+    assert "(gamma)" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_training")
@@ -257,6 +260,20 @@ def test_interrupt(tmp_path: Path):
     assert code == 130
     assert "the same command goes on" in printed
     assert not list(tmp_path.glob("results/**/*.json"))
+
+
+def test_trial_that_dies_at_once(monkeypatch: pytest.MonkeyPatch):
+    dumps = json.dumps
+
+    def slow_dumps(value: object) -> str:
+        time.sleep(0.5)
+        return dumps(value)
+
+    (run,) = plan("--env", "CartPole-v1", "--seeds", "1", "--variants", "bp")
+    monkeypatch.setattr("sb3_forward.compare.sweep.json.dumps", slow_dumps)
+    # In the place of the trial: gone before it is told what to do
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert perform(run, os.getpid()).failure == "no message"
 
 
 def test_only_workers_go_down_with_their_parent(monkeypatch: pytest.MonkeyPatch):

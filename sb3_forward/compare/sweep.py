@@ -4,6 +4,7 @@ Sends runs to processes, on this machine or on a Ray cluster, and hands their an
 Whoever waits for a trial holds its stdin open and goes down with whoever gave it the work; the trial goes down with its stdin.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -57,7 +58,8 @@ def perform(run: Run, driver: int | None = None) -> Outcome:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
+            # A buffer of what a dead trial did not take would be written once more when it is closed
+            bufsize=0,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
             # The Zoo takes Ctrl-C for the end of training, and the run would pass for a finished one
             start_new_session=True,
@@ -65,11 +67,9 @@ def perform(run: Run, driver: int | None = None) -> Outcome:
     ):
         assert trial.stdin is not None
         assert trial.stdout is not None
-        try:
-            trial.stdin.write(json.dumps(run._asdict()) + "\n")
-            trial.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died before, and its exit code tells
+        # One that has died before tells by its exit code
+        with contextlib.suppress(BrokenPipeError):
+            trial.stdin.write(json.dumps(run._asdict()).encode() + b"\n")
         # Not communicate(), which would close stdin
         answer = trial.stdout.read()
         trial.wait()
