@@ -1,6 +1,8 @@
+import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -139,7 +141,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def trials(driver: psutil.Process) -> list[psutil.Process]:
-    return [child for child in driver.children(recursive=True) if "sb3_forward.compare.trial" in " ".join(child.cmdline())]
+    found = []
+    for child in driver.children(recursive=True):
+        # It may end just now
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "sb3_forward.compare.trial" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def stopped(signal_number: int, until: Callable[[], object], *arguments: str) -> tuple[int, str]:
@@ -209,7 +217,9 @@ def test_killed_sweep_is_finished(folder: Path):
     # The same random actions for all variants
     assert len({(row["seed"], row["return"]) for row in rows if row["step"] == "0"}) == 2
     assert len(pd.read_csv(folder / "summary.csv")) == 2
-    assert (folder / "report.md").read_text().count("| 2 |") >= 2
+    report = (folder / "report.md").read_text()
+    assert report.count("| 2 |") >= 2
+    assert report.count(f"python -m sb3_forward.compare {shlex.join(SWEEP)} --output {folder}\n") == 1
     assert (folder / "curves-ppo-CartPole-v1.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.env and not args.report_only:
         parser.error("the following arguments are required: --env")
+    args.command = shlex.join(["python", "-m", "sb3_forward.compare", *arguments])
     return args
 
 
@@ -121,6 +123,7 @@ def sweep(args: argparse.Namespace, results: Results) -> int:
     missing = results.missing(plan)
     print(f"{len(plan)} runs of {plan[0].timesteps} steps, {len(plan) - len(missing)} of them done before")
     if not missing:
+        results.add_command(args.command)
         return 0
     outcomes = on_ray(missing, args.jobs, args.address) if args.backend == "ray" else on_this_machine(missing, args.jobs)
     failed = 0
@@ -134,6 +137,7 @@ def sweep(args: argparse.Namespace, results: Results) -> int:
         else:
             log.unlink(missing_ok=True)
             results.save(outcome.run, outcome.answer)
+            results.add_command(args.command)
             final = outcome.answer["rows"][-1]
             say(f"{outcome.run.name}: final return {final['deterministic']:.1f} in {final['wall_seconds']:.0f} s")
     return failed

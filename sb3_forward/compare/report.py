@@ -71,6 +71,8 @@ def write_report(results: Results) -> list[str]:
             )
             table = _env_table(summary[(summary["algo"] == algo) & (summary["env"] == env)])
             sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({plot})"]
+    if commands := results.commands():
+        sections += ["## Commands", "\n".join(["```bash", *commands, "```"])]
     sections += ["## Settings", _settings(records)]
     write_whole(results.folder / "report.md", lambda file: file.write("\n\n".join(sections) + "\n"))
     return [*lines, f"report: {results.folder / 'report.md'}"]
@@ -87,7 +89,8 @@ def _all_envs(results: Results, algo: str, runs: pd.DataFrame) -> tuple[list[str
         return remarks, remarks
     table = aggregate(normalised)
     lines = [
-        f"{algo}, {variant}: score {_estimate(values['score'])}, {values['runs']} runs in {_count(values['envs'])}"
+        f"{algo}, {variant}: score {_estimate(values['score'])}, "
+        f"{_count(values['runs'], 'run')} in {_count(values['envs'], 'environment')}"
         for variant, values in table.items()
     ]
     if "forward" in table:
@@ -114,8 +117,8 @@ def _without_scale(runs: pd.DataFrame) -> str:
     return "is no better than random actions" if "bp" in set(runs["variant"]) else "was not run"
 
 
-def _count(envs: int) -> str:
-    return f"{envs} environment{'s' if envs > 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _env_table(summary: pd.DataFrame) -> str:

@@ -72,6 +72,24 @@ class Results:
         records = [json.loads(path.read_text()) for path in self.folder.glob("runs/*/*.json")]
         return sorted(records, key=lambda record: [record["settings"][key] for key in ("env", "algo", "variant", "seed")])
 
+    def commands(self) -> list[str]:
+        """
+        :return: the commands that the runs were made with, in order of first use
+        """
+        path = self.folder / "commands.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def add_command(self, command: str) -> None:
+        """
+        Remember a command, unless it was used before.
+
+        :param command: the command
+        """
+        commands = self.commands()
+        if command not in commands:
+            text = "".join(f"{line}\n" for line in [*commands, command])
+            write_whole(self.folder / "commands.txt", lambda file: file.write(text))
+
     def write_csv(self) -> None:
         """Write the rows of all runs into ``results.csv``; what was not measured is an empty cell."""
         rows = [row for record in self.records() for row in record["rows"]]
