@@ -2,10 +2,11 @@
 
 from typing import Any, TypeVar
 
+import torch as th
 from stable_baselines3 import A2C
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from torch.nn import functional as F
 
+from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 
@@ -41,19 +42,25 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
-        values, log_prob, entropy = self.heads.evaluate(rollout)
-        advantages = rollout.advantages
         if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        policy_loss = -(advantages * log_prob).mean()
-        value_loss = F.mse_loss(rollout.returns, values)
-        # Without a closed form, the entropy is estimated from the log-probabilities
-        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        self.heads.step(policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss, self.max_grad_norm)
+            advantages = rollout.advantages
+            rollout = rollout._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
+        self.heads.step(rollout, self._objective, self.max_grad_norm)
         self._n_updates += 1
-        self.logger.record("train/entropy_loss", entropy_loss.item())
-        self.logger.record("train/policy_loss", policy_loss.item())
-        self.logger.record("train/value_loss", value_loss.item())
+
+    def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:
+        """A2C's loss by its slopes, with SB3's entropy bonus; logged."""
+        rows = len(rollout.returns)
+        error = outputs.values - rollout.returns
+        log_prob_slope = -rollout.advantages / rows
+        # Without a closed form, the entropy is estimated from the log-probabilities
+        entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
+        if outputs.entropy is None:
+            log_prob_slope = log_prob_slope + self.ent_coef / rows
+        losses = th.stack([-entropy.mean(), -(rollout.advantages * outputs.log_prob).mean(), error.square().mean()])
+        for key, loss in zip(("entropy_loss", "policy_loss", "value_loss"), losses.tolist(), strict=True):
+            self.logger.record(f"train/{key}", loss)
+        return Slopes(error * (2 * self.vf_coef / rows), log_prob_slope, -self.ent_coef / rows)
 
     def learn(
         self: SelfForwardA2C,

@@ -1,22 +1,24 @@
 """
 The heads: the linear maps from the top features to the action distribution and to the value.
 
-They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model, and what
-slows its training is the correlation of its inputs: the optimizer therefore works in whitened coordinates of the
-features (our choice).
+They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
+from torch.utils.hooks import RemovableHandle
 
-# Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
-WHITENING_RIDGE = 0.1
+from sb3_forward import closed_form
+from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.whitening import Whitening
+
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
 
@@ -36,55 +38,16 @@ class CachedRollout(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
 
-    def minibatch(self, rows: th.Tensor) -> "CachedRollout":
+    def rows(self, rows: th.Tensor | slice) -> "CachedRollout":
         """
-        :param rows: (B,) indices
+        :param rows: (B,) indices, or a range
         :return: these rows of everything
         """
         return CachedRollout(*(column[rows] for column in self))
 
 
-class Whitening:
-    """
-    Whitened coordinates of one linear head's inputs: the optimizer sees ``logits = (features - mean) S W~^T + b~`` with
-    ``S S^T`` the inverse of the features' ridged covariance.
-
-    The features themselves and the head's weights stay as they are; gradients are mapped in, updates are mapped out.
-
-    :param head: the linear head
-    :param features: (N, d) inputs of the head
-    :param weights: (N,) of these rows in mean and covariance, their sum is one
-    """
-
-    def __init__(self, head: nn.Linear, features: th.Tensor, weights: th.Tensor) -> None:
-        self.head = head
-        self.mean = weights @ features
-        centred = features - self.mean
-        covariance = centred.T @ (weights[:, None] * centred)
-        variance = covariance.diagonal().mean()
-        # Few rows say little about a covariance: they must not blow up what they do not show
-        ridge = WHITENING_RIDGE * variance + (self.mean.square().mean() + variance) / len(features)
-        ridge = ridge.clamp_min(th.finfo(features.dtype).eps)
-        # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
-        eigenvalues, eigenvectors = th.linalg.eigh(covariance + ridge * th.eye(len(covariance), device=ridge.device))
-        self.basis = (eigenvectors * eigenvalues.clamp_min(ridge).rsqrt()) @ eigenvectors.T
-
-    def map_gradient_in(self) -> None:
-        """Replace the gradient with respect to the weights by the one with respect to the whitened weights."""
-        weight, bias = self.head.weight, self.head.bias
-        if weight.grad is not None and bias.grad is not None:
-            weight.grad = (weight.grad - th.outer(bias.grad, self.mean)) @ self.basis
-
-    @th.no_grad()
-    def map_update_out(self, weight_before: th.Tensor) -> None:
-        """
-        Replace the update of the whitened weights, which the optimizer has just made, by that of the weights.
-
-        :param weight_before: (out, d) weights before the optimizer's step
-        """
-        update = (self.head.weight - weight_before) @ self.basis.T
-        self.head.weight.copy_(weight_before + update)
-        self.head.bias.sub_(update @ self.mean)
+# From a minibatch and what the heads say of it to the slopes of the loss; None: no step
+Objective = Callable[[CachedRollout, HeadOutputs], Slopes | None]
 
 
 class Heads:
@@ -103,10 +66,10 @@ class Heads:
         # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         self.optimizer = optimizer
-        self.whitenings: list[Whitening] = []
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
         candidates = dict(zip(("action_net", "value_net"), LATENTS, strict=True))
         self.linear_heads = {name: latent for name, latent in candidates.items() if _is_linear(getattr(policy, name))}
+        self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
     def refit(self, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor]) -> None:
@@ -131,22 +94,53 @@ class Heads:
             head.weight.add_(change)
             head.bias.add_(missing_mean - change @ mean)
 
-    @th.no_grad()
-    def whiten(self, latents: tuple[th.Tensor, th.Tensor], rows: int) -> None:
+    @contextmanager
+    def training(
+        self, rollout: CachedRollout, latents: tuple[th.Tensor, th.Tensor], whiten: bool = True
+    ) -> Iterator[CachedRollout]:
         """
-        Let the optimizer work in whitened coordinates of the features on the rollout and on the anchors, either counting
-        half: on the rollout alone, steps that hardly show there could be anything on states that it has left (our choice).
+        While the heads are trained on a rollout. Their optimizer works in whitened coordinates of the features on the rollout
+        and on the anchors, either counting half: on the rollout alone, steps that hardly show there could be anything on
+        states that it has left (our choice).
 
-        :param latents: features of actor (N, d_pi) and critic (N, d_vf), those of the anchors last
-        :param rows: how many are of the rollout, in [1, N]
+        :param rollout: the rollout
+        :param latents: features of actor (N, d_pi) and critic (N, d_vf) on the rollout, followed by those on the anchors
+        :param whiten: False for the coordinates of the features themselves
+        :return: the rollout to train on
         """
+        whitenings = self._whitenings(latents, len(rollout.returns)) if whiten else {}
+        # Of one head each, so that a norm is one operation
+        self._gradients = [_flat_gradients(parameters) for parameters in self.clip_groups if parameters]
+        hooks = []
+        try:
+            for whitening in whitenings.values():
+                whitening.enter()
+            if self.closed_form:
+                columns = {self.linear_heads[name]: whitening for name, whitening in whitenings.items()}
+                yield rollout._replace(
+                    **{latent: whitening.coordinates(getattr(rollout, latent)) for latent, whitening in columns.items()}
+                )
+            else:
+                # The policy's own distribution may read the features themselves, as that of gSDE does for its noise
+                hooks = [_whiten_inputs(whitening) for whitening in whitenings.values()]
+                yield rollout
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for whitening in whitenings.values():
+                whitening.leave()
+            self.optimizer.zero_grad()
+
+    @th.no_grad()
+    def _whitenings(self, latents: tuple[th.Tensor, th.Tensor], rows: int) -> dict[str, Whitening]:
         anchors = len(latents[0]) - rows
         weights = th.full_like(latents[0][:, 0], 0.5 / rows if anchors else 1 / rows)
         weights[rows:] = 0.5 / max(anchors, 1)
         features = dict(zip(LATENTS, latents, strict=True))
-        self.whitenings = [
-            Whitening(getattr(self.policy, name), features[latent], weights) for name, latent in self.linear_heads.items()
-        ]
+        return {
+            name: Whitening(getattr(self.policy, name), features[latent], weights)
+            for name, latent in self.linear_heads.items()
+        }
 
     @th.no_grad()
     def level_values(self, rollout: CachedRollout) -> None:
@@ -164,41 +158,65 @@ class Heads:
         if mean != 0 and mean.isfinite():
             self.policy.value_net.bias.add_(mean * (1 - errors.var() / (len(errors) * mean**2)).clamp_min(0))
 
-    def evaluate(self, rollout: CachedRollout) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+    def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
         SB3's ``evaluate_actions`` from the top features on.
 
-        :param rollout: features and actions
-        :return: values (N,), log-probabilities of the actions (N,) and entropies (N,), or ``None`` without a closed form
+        :param rollout: N rows of features and actions
+        :return: values, log-probabilities of the actions and entropies
         """
         distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
         values = self.policy.value_net(rollout.latent_vf).flatten()
-        return values, distribution.log_prob(rollout.actions), distribution.entropy()
+        return HeadOutputs(values, distribution.log_prob(rollout.actions), distribution.entropy())
 
-    def step(self, loss: th.Tensor, max_grad_norm: float) -> None:
+    def step(self, batch: CachedRollout, objective: Objective, max_grad_norm: float) -> bool:
         """
-        One optimizer step of the heads on their loss.
+        One optimizer step of the heads, within :meth:`training`.
 
-        :param loss: scalar, a function of the heads' parameters alone
+        :param batch: B rows of its rollout
+        :param objective: the loss, by its slopes
         :param max_grad_norm: clip the gradient norm of each head to this
-        :raises ValueError: if the loss or its gradient is not finite; no weight has moved then
+        :return: whether a step was made: not if the objective gives no slopes
+        :raises ValueError: if a gradient is not finite; no weight has moved then
         """
-        self.optimizer.zero_grad()
-        loss.backward()
-        for whitening in self.whitenings:
-            whitening.map_gradient_in()
-        grad_norms = [th.nn.utils.clip_grad_norm_(parameters, max_grad_norm).item() for parameters in self.clip_groups]
-        if not all(map(math.isfinite, [loss.item(), *grad_norms])):
-            self.optimizer.zero_grad()
+        if not (self._closed_form_gradients if self.closed_form else self._graph_gradients)(batch, objective):
+            return False
+        grad_norms = th.stack([gradients.norm() for gradients in self._gradients]).tolist()
+        if not all(map(math.isfinite, grad_norms)):
             raise ValueError(
-                f"The loss of the heads is {loss.item()} with gradient norms of {grad_norms}; their weights were left as they "
-                "were. Lower `learning_rate`, and check rewards and observations for NaN (VecCheckNan) and for their scale "
-                "(VecNormalize)."
+                f"The loss of the heads has gradient norms of {grad_norms}; their weights were left as they were. Lower "
+                "`learning_rate`, and check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
             )
-        before = [whitening.head.weight.detach().clone() for whitening in self.whitenings]
+        for gradients, norm in zip(self._gradients, grad_norms, strict=True):
+            if norm > max_grad_norm:
+                gradients.mul_(max_grad_norm / norm)
         self.optimizer.step()
-        for whitening, weight_before in zip(self.whitenings, before, strict=True):
-            whitening.map_update_out(weight_before)
+        return True
+
+    @th.no_grad()
+    def _closed_form_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
+        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.latent_vf, batch.actions)
+        slopes = objective(batch, outputs)
+        if slopes is not None:
+            backward(slopes)
+        return slopes is not None
+
+    def _graph_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
+        with th.enable_grad():
+            outputs = self.evaluate(batch)
+        values, log_prob, entropy = outputs
+        said = HeadOutputs(values.detach(), log_prob.detach(), None if entropy is None else entropy.detach())
+        slopes = objective(batch, said)
+        if slopes is None:
+            return False
+        for gradients in self._gradients:
+            gradients.zero_()
+        ends = [(values, slopes.values), (log_prob, slopes.log_prob)]
+        if entropy is not None:
+            ends.append((entropy, th.full_like(entropy, slopes.entropy)))
+        ends = [(output, slope) for output, slope in ends if output.requires_grad]
+        th.autograd.backward([output for output, _ in ends], [slope for _, slope in ends])
+        return True
 
 
 def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
@@ -236,3 +254,15 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
 
 def _is_linear(head: nn.Module) -> bool:
     return type(head) is nn.Linear and head.bias is not None and all(p.requires_grad for p in head.parameters())
+
+
+def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:
+    """One tensor that the gradients of all these parameters are views of."""
+    flat = th.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat
+
+
+def _whiten_inputs(whitening: Whitening) -> RemovableHandle:
+    return whitening.head.register_forward_pre_hook(lambda _, inputs: whitening.coordinates(inputs[0]))

@@ -174,11 +174,10 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self.heads.refit(before, latents)
         rollout = self._cached_rollout(latents)
         self._log_drift(rollout)
-        if self.whiten_heads:
-            self.heads.whiten(latents, len(rollout.returns))
-            if self.vf_coef * self._head_learning_rate() > 0:
-                self.heads.level_values(rollout)
-        self._head_phase(rollout)
+        if self.whiten_heads and self.vf_coef * self._head_learning_rate() > 0:
+            self.heads.level_values(rollout)
+        with self.heads.training(rollout, latents, self.whiten_heads) as whitened:
+            self._head_phase(whitened)
         self.anchors.add(self._observations(np.random.permutation(self._rollout_rows())[:ANCHORS]))
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -287,7 +286,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     @th.no_grad()
     def _log_drift(self, rollout: CachedRollout) -> None:
         """Log how far the local phase has moved the policy, as approximate KL, before the heads' first step."""
-        _, log_prob, _ = self.heads.evaluate(rollout)
+        log_prob = self.heads.evaluate(rollout).log_prob
         self.logger.record("train/drift_kl", approximate_kl(log_prob - rollout.old_log_prob).item())
 
 

@@ -2,12 +2,11 @@
 
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from torch.nn import functional as F
 
+from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, approximate_kl
 
@@ -48,56 +47,30 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
             self.logger.record("train/clip_range_vf", clip_range_vf)
-        stop = False
-        steps: list[dict[str, float]] = []
+        surrogate = Surrogate(clip_range, clip_range_vf, self.ent_coef, self.vf_coef, self.target_kl)
         for epoch in range(self.n_epochs):
-            first_of_epoch = len(steps)
-            for rows in th.randperm(len(rollout.returns), device=self.device).split(self.batch_size):
-                loss, record = self._surrogate(rollout.minibatch(rows), clip_range, clip_range_vf)
-                steps.append(record)
-                # SB3 stops before the step, too
-                if self.target_kl is not None and record["approx_kl"] > 1.5 * self.target_kl:
-                    stop = True
-                    if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {record['approx_kl']:.2f}")
-                    break
-                self.heads.step(loss, self.max_grad_norm)
+            surrogate.begin_epoch()
+            shuffled = self._normalised(rollout.rows(th.randperm(len(rollout.returns), device=self.device)))
+            finished = all(
+                self.heads.step(shuffled.rows(slice(first, first + self.batch_size)), surrogate, self.max_grad_norm)
+                for first in range(0, len(shuffled.returns), self.batch_size)
+            )
             self._n_updates += 1
-            if stop:
+            if not finished:
+                if self.verbose >= 1:
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {surrogate.kl:.2f}")
                 break
-        for key in ("entropy_loss", "policy_gradient_loss", "value_loss", "clip_fraction"):
-            self.logger.record(f"train/{key}", float(np.mean([record[key] for record in steps])))
-        self.logger.record("train/approx_kl", float(np.mean([record["approx_kl"] for record in steps[first_of_epoch:]])))
-        self.logger.record("train/loss", loss.item())
+        for key, value in surrogate.means().items():
+            self.logger.record(f"train/{key}", value)
         self.logger.record("train/clip_range", clip_range)
 
-    def _surrogate(
-        self, batch: CachedRollout, clip_range: float, clip_range_vf: float | None
-    ) -> tuple[th.Tensor, dict[str, float]]:
-        """PPO's loss on a minibatch (Schulman et al. 2017, with SB3's entropy bonus and value clipping), and its record."""
-        values, log_prob, entropy = self.heads.evaluate(batch)
-        advantages = batch.advantages
-        # A minibatch of one has no deviation: https://github.com/DLR-RM/stable-baselines3/issues/325
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_ratio = log_prob - batch.old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -th.min(advantages * ratio, advantages * clipped).mean()
-        if clip_range_vf is not None:
-            values = batch.old_values + (values - batch.old_values).clamp(-clip_range_vf, clip_range_vf)
-        value_loss = F.mse_loss(batch.returns, values)
-        # Without a closed form, the entropy is estimated from the log-probabilities
-        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        record = {
-            "entropy_loss": entropy_loss.item(),
-            "policy_gradient_loss": policy_loss.item(),
-            "value_loss": value_loss.item(),
-            "approx_kl": approximate_kl(log_ratio.detach()).item(),
-            "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean().item(),
-        }
-        return loss, record
+    def _normalised(self, rollout: CachedRollout) -> CachedRollout:
+        """The advantages of each minibatch of a shuffled rollout normalised, for all of them at once."""
+        if not self.normalize_advantage:
+            return rollout
+        whole = len(rollout.advantages) // self.batch_size * self.batch_size
+        parts = rollout.advantages[:whole].view(-1, self.batch_size), rollout.advantages[whole:].view(1, -1)
+        return rollout._replace(advantages=th.cat([_standardised(part).flatten() for part in parts if part.numel() > 0]))
 
     def learn(
         self: SelfForwardPPO,
@@ -109,3 +82,95 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         progress_bar: bool = False,
     ) -> SelfForwardPPO:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+class Surrogate:
+    """
+    PPO's loss (Schulman et al. 2017, with SB3's entropy bonus and value clipping) as an objective of the heads, and what is
+    logged of it.
+
+    :param clip_range: of the probability ratio
+    :param clip_range_vf: of the values, None for none
+    :param ent_coef: weight of the entropy bonus
+    :param vf_coef: weight of the value loss
+    :param target_kl: no step above one and a half of this approximate KL, None for none
+    """
+
+    def __init__(
+        self, clip_range: float, clip_range_vf: float | None, ent_coef: float, vf_coef: float, target_kl: float | None
+    ) -> None:
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.ent_coef = ent_coef
+        self.vf_coef = vf_coef
+        self.target_kl = target_kl
+        self.kl = 0.0
+        # Of all rows of each minibatch so far: log ratio, clipped surrogate, error of the value, entropy
+        self.records: list[tuple[th.Tensor, ...]] = []
+        self.first_of_epoch = 0
+
+    def begin_epoch(self) -> None:
+        """Tell that a pass over the rollout begins."""
+        self.first_of_epoch = len(self.records)
+
+    def __call__(self, batch: CachedRollout, outputs: HeadOutputs) -> Slopes | None:
+        """
+        :param batch: B rows, their advantages normalised where they are to be
+        :param outputs: what the heads say of them
+        :return: the slopes of the loss, or None beyond ``target_kl``
+        """
+        rows = len(batch.returns)
+        log_ratio = outputs.log_prob - batch.old_log_prob
+        ratio = log_ratio.exp()
+        plain = batch.advantages * ratio
+        clipped = batch.advantages * ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
+        # Where the clipped term is the smaller one, it is constant
+        log_prob_slope = th.where(clipped < plain, 0.0, plain).mul_(-1 / rows)
+        error = outputs.values - batch.returns
+        value_slope = error * (2 * self.vf_coef / rows)
+        if self.clip_range_vf is not None:
+            moved = outputs.values - batch.old_values
+            error = batch.old_values + moved.clamp(-self.clip_range_vf, self.clip_range_vf) - batch.returns
+            value_slope = th.where(moved.abs() > self.clip_range_vf, 0.0, error * (2 * self.vf_coef / rows))
+        # Without a closed form, the entropy is estimated from the log-probabilities
+        entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
+        if outputs.entropy is None and self.ent_coef != 0:
+            log_prob_slope += self.ent_coef / rows
+        self.records.append((log_ratio, th.min(plain, clipped), error, entropy))
+        if self.target_kl is not None:
+            self.kl = approximate_kl(log_ratio).item()
+            # SB3 stops before the step, too
+            if self.kl > 1.5 * self.target_kl:
+                return None
+        return Slopes(value_slope, log_prob_slope, 0.0 if self.ent_coef == 0 else -self.ent_coef / rows)
+
+    def means(self) -> dict[str, float]:
+        """
+        :return: what SB3's PPO logs, by key: means over minibatches, ``approx_kl`` over those of the last epoch, ``loss`` of
+            the last one
+        """
+        sizes = th.tensor([len(record[0]) for record in self.records])
+        weights = (1 / (sizes * len(sizes))).repeat_interleave(sizes)
+        log_ratio, surrogate, error, entropy = (th.cat(rows).cpu() for rows in zip(*self.records, strict=True))
+        last_epoch, last = int(sizes[: self.first_of_epoch].sum()), slice(-int(sizes[-1]), None)
+        change = log_ratio.expm1()
+
+        def mean(rows: th.Tensor, first: int = 0) -> float:
+            return (th.dot(weights[first:], rows[first:]) / weights[first:].sum()).item()
+
+        loss = -surrogate[last].mean() - self.ent_coef * entropy[last].mean() + self.vf_coef * error[last].square().mean()
+        return {
+            "entropy_loss": -mean(entropy),
+            "policy_gradient_loss": -mean(surrogate),
+            "value_loss": mean(error.square()),
+            "clip_fraction": mean((change.abs() > self.clip_range).float()),
+            "approx_kl": mean(change - log_ratio, last_epoch),
+            "loss": loss.item(),
+        }
+
+
+def _standardised(advantages: th.Tensor) -> th.Tensor:
+    """Each row; of one advantage there is no deviation: https://github.com/DLR-RM/stable-baselines3/issues/325"""
+    if advantages.shape[1] < 2:
+        return advantages
+    return (advantages - advantages.mean(dim=1, keepdim=True)) / (advantages.std(dim=1, keepdim=True) + 1e-8)

@@ -1,5 +1,7 @@
 """Bad input gets an error that says what to change, and destroys nothing."""
 
+import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch as th
 
 from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.heads import CachedRollout
 from tests.envs import ALGORITHMS, small_model
 
 
@@ -79,15 +83,23 @@ def test_non_finite_reward(algorithm: Any, guidance_coef: float, place: str, mon
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
-def test_non_finite_gradient_under_a_finite_loss() -> None:
-    """The square root is finite at zero, its gradient is not."""
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_non_finite_gradient_moves_no_head(closed_form: bool) -> None:
     model = small_model(ForwardPPO)
     model.learn(16)
     heads = model.heads
+    heads.closed_form = closed_form
     before = [parameter.clone() for parameter in heads.parameters]
-    loss = th.sqrt(0.0 * model.policy.value_net.weight.sum())
-    with pytest.raises(ValueError, match="gradient norms of"):
-        heads.step(loss, 0.5)
-    assert loss.item() == 0.0
+    state = copy.deepcopy([heads.optimizer.state[parameter] for parameter in heads.parameters])
+    latent = th.randn(8, 64)
+    rollout = CachedRollout(latent, latent, th.zeros(8, dtype=th.long), *[th.zeros(8)] * 4)
+
+    def endless(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
+        return Slopes(th.full((8,), math.inf), th.zeros(8), 0.0)
+
+    with pytest.raises(ValueError, match="gradient norms of"), heads.training(rollout, (latent, latent)) as whitened:
+        heads.step(whitened, endless, 0.5)
     for old, new in zip(before, heads.parameters, strict=True):
         assert th.equal(old, new)
+    for parameter, values in zip(heads.parameters, state, strict=True):
+        assert all(th.equal(value, heads.optimizer.state[parameter][key]) for key, value in values.items())

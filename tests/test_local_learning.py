@@ -11,6 +11,7 @@ from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.anchors import Anchors
+from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
@@ -52,16 +53,20 @@ def test_every_block_moves(algorithm: Any, policy: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_graphs_stop_at_the_heads(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_graphs_stop_at_the_heads(algorithm: Any, closed_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the head phase the features carry no graph, and no hidden parameter has or gets a gradient."""
     model = small_model(algorithm, "CnnPolicy")
+    assert model.heads.closed_form
+    model.heads.closed_form = closed_form
     hidden = {parameter for block in model.network.blocks for parameter in block.parameters}
     steps = []
-    original = Heads.step
+    step, evaluate = Heads.step, Heads.evaluate
 
-    def checked_step(self: Heads, loss: th.Tensor, max_grad_norm: float) -> None:
+    def checked_evaluate(self: Heads, rollout: CachedRollout) -> HeadOutputs:
+        outputs = evaluate(self, rollout)
         reached = set()
-        nodes, seen = [loss.grad_fn], set()
+        nodes, seen = [outputs.values.grad_fn, outputs.log_prob.grad_fn], set()
         while nodes:
             node = nodes.pop()
             if node is None or node in seen:
@@ -70,15 +75,23 @@ def test_graphs_stop_at_the_heads(algorithm: Any, monkeypatch: pytest.MonkeyPatc
             if hasattr(node, "variable"):
                 reached.add(node.variable)
             nodes += [parent for parent, _ in node.next_functions]
-        assert reached == set(self.parameters)
-        assert all(parameter.grad is None for parameter in hidden)
-        original(self, loss, max_grad_norm)
-        assert all(parameter.grad is None for parameter in hidden)
-        steps.append(1)
+        assert reached == (set(self.parameters) if th.is_grad_enabled() else set())
+        return outputs
 
+    def checked_step(self: Heads, batch: CachedRollout, *args: Any) -> bool:
+        assert not batch.latent_pi.requires_grad
+        assert not batch.latent_vf.requires_grad
+        assert all(parameter.grad is None for parameter in hidden)
+        made = step(self, batch, *args)
+        assert all(parameter.grad is None for parameter in hidden)
+        steps.append(made)
+        return made
+
+    monkeypatch.setattr(Heads, "evaluate", checked_evaluate)
     monkeypatch.setattr(Heads, "step", checked_step)
     model.learn(16)
     assert steps
+    assert all(steps)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -282,6 +295,10 @@ def test_learning_rate_zero_moves_no_head() -> None:
         assert th.equal(old, new)
 
 
+def squared_error(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
+    return Slopes(2 * (outputs.values - batch.returns) / len(batch.returns), th.zeros_like(outputs.log_prob), 0.0)
+
+
 def test_whitened_coordinates_condition_the_head() -> None:
     """Plain gradient descent on strongly correlated features: hopeless in plain coordinates, quick in whitened ones."""
     th.manual_seed(0)
@@ -290,13 +307,12 @@ def test_whitened_coordinates_condition_the_head() -> None:
     losses = {}
     for whiten in (False, True):
         model = small_model(ForwardPPO, policy_kwargs={"optimizer_class": th.optim.SGD})
-        if whiten:
-            model.heads.whiten((latent, latent), 512)
+        rollout = CachedRollout(latent, latent, th.zeros(512, dtype=th.long), *[wanted] * 4)
         model.heads.optimizer.param_groups[0]["lr"] = 0.3 if whiten else 0.0005  # about the largest that do not diverge
-        for _ in range(200):
-            loss = (model.policy.value_net(latent).flatten() - wanted).square().mean()
-            model.heads.step(loss, 1e9)
-        losses[whiten] = loss.item() / wanted.var().item()
+        with model.heads.training(rollout, (latent, latent), whiten) as whitened:
+            for _ in range(200):
+                model.heads.step(whitened, squared_error, 1e9)
+        losses[whiten] = (model.policy.value_net(latent).flatten() - wanted).square().mean().item() / wanted.var().item()
     assert losses[True] < 0.3 * losses[False]
 
 

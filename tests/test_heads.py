@@ -1,0 +1,129 @@
+"""The heads' loss: its slopes, and their gradients in closed form, against automatic differentiation."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch as th
+from torch.nn import functional as F
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.closed_form import HeadOutputs
+from sb3_forward.heads import CachedRollout
+from sb3_forward.ppo import Surrogate
+from tests.envs import ALGORITHMS, small_model
+
+ROWS = 32
+
+
+def outputs_and_rollout(seed: int) -> tuple[th.Tensor, th.Tensor, th.Tensor, CachedRollout]:
+    """Values, log-probabilities and entropies as leaves of a graph, and a rollout that they move away from."""
+    th.manual_seed(seed)
+    values, log_prob, entropy = (th.randn(ROWS, requires_grad=True) for _ in range(3))
+    old_log_prob = log_prob.detach() + 0.4 * th.randn(ROWS)
+    old_values = values.detach() + 0.4 * th.randn(ROWS)
+    latent = th.randn(ROWS, 4)
+    rest = th.zeros(ROWS), old_values, old_log_prob, th.randn(ROWS), th.randn(ROWS)
+    return values, log_prob, entropy, CachedRollout(latent, latent, *rest)
+
+
+@pytest.mark.parametrize("clip_range_vf", [None, 0.2])
+@pytest.mark.parametrize("ent_coef", [0.0, 0.1])
+@pytest.mark.parametrize("closed_entropy", [True, False])
+def test_slopes_of_ppo(clip_range_vf: float | None, ent_coef: float, closed_entropy: bool) -> None:
+    """Those of SB3's loss."""
+    values, log_prob, entropy, batch = outputs_and_rollout(1)
+    ratio = th.exp(log_prob - batch.old_log_prob)
+    policy_loss = -th.min(batch.advantages * ratio, batch.advantages * th.clamp(ratio, 0.8, 1.2)).mean()
+    predicted = values
+    if clip_range_vf is not None:
+        predicted = batch.old_values + th.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
+    entropy_loss = -entropy.mean() if closed_entropy else log_prob.mean()
+    loss = policy_loss + ent_coef * entropy_loss + 0.7 * F.mse_loss(batch.returns, predicted)
+    wanted = th.autograd.grad(loss, [values, log_prob, entropy], allow_unused=True)
+
+    surrogate = Surrogate(0.2, clip_range_vf, ent_coef, 0.7, target_kl=None)
+    said = HeadOutputs(values.detach(), log_prob.detach(), entropy.detach() if closed_entropy else None)
+    slopes = surrogate(batch, said)
+    assert slopes is not None
+    th.testing.assert_close(slopes.values, wanted[0])
+    th.testing.assert_close(slopes.log_prob, wanted[1])
+    if closed_entropy:
+        th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
+    assert surrogate.means()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_logged_means_are_over_minibatches() -> None:
+    """As SB3's: every minibatch counts the same, also a short one; the approximate KL is that of the last epoch."""
+    values, log_prob, entropy, batch = outputs_and_rollout(2)
+    surrogate = Surrogate(0.2, None, 0.0, 0.5, target_kl=None)
+    parts = [slice(0, 20), slice(20, 32)]
+    for _ in range(2):
+        surrogate.begin_epoch()
+        for rows in parts:
+            said = HeadOutputs(values.detach()[rows], log_prob.detach()[rows], entropy.detach()[rows])
+            surrogate(batch.rows(rows), said)
+    means = surrogate.means()
+    log_ratio = (log_prob - batch.old_log_prob).detach()
+    ratio = log_ratio.exp()
+
+    def over_parts(rows: th.Tensor) -> float:
+        return sum(rows[part].mean().item() for part in parts) / 2
+
+    assert means["approx_kl"] == pytest.approx(over_parts(ratio - 1 - log_ratio), rel=1e-5)
+    assert means["clip_fraction"] == pytest.approx(over_parts(((ratio - 1).abs() > 0.2).float()), rel=1e-5)
+    assert means["value_loss"] == pytest.approx(over_parts((values.detach() - batch.returns).square()), rel=1e-5)
+    assert means["entropy_loss"] == pytest.approx(-over_parts(entropy.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, actions: str) -> None:
+    """A whole head phase, from the same rollout."""
+    model = small_model(algorithm, actions=actions, ent_coef=0.01, policy_kwargs={"ortho_init": False})
+    assert model.heads.closed_form
+    model.learn(16)
+    heads, latents = model.heads, model._latents()
+    start = copy.deepcopy(model.policy.state_dict())
+    state = {parameter: copy.deepcopy(heads.optimizer.state[parameter]) for parameter in heads.parameters}
+    results = []
+    for closed_form in (True, False):
+        heads.closed_form = closed_form
+        model.policy.load_state_dict(start)
+        heads.optimizer.state.update({parameter: copy.deepcopy(values) for parameter, values in state.items()})
+        th.manual_seed(0)
+        with heads.training(model._cached_rollout(latents), latents) as rollout:
+            model._head_phase(rollout)
+        results.append({name: value.clone() for name, value in model.policy.state_dict().items()})
+        assert all(parameter.grad is None for parameter in heads.parameters)
+    for name, value in results[0].items():
+        th.testing.assert_close(value, results[1][name], rtol=1e-6, atol=1e-6)
+        # What the heads do not own stays
+        assert th.equal(value, start[name]) == (not name.startswith(("action_net", "value_net", "log_std"))), name
+
+
+@pytest.mark.parametrize("actions", ["MultiDiscrete", "MultiBinary"])
+def test_other_distributions_go_through_the_policy(actions: str) -> None:
+    assert not small_model(ForwardA2C, actions=actions).heads.closed_form
+
+
+def test_gsde_and_own_distributions_go_through_the_policy() -> None:
+    assert not small_model(ForwardPPO, actions="Box", use_sde=True).heads.closed_form
+
+    class OwnPolicy(ForwardPPO.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined, misc]
+        def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+            return super()._get_action_dist_from_latent(0.5 * latent_pi)
+
+    assert not small_model(ForwardPPO, OwnPolicy).heads.closed_form
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "MultiDiscrete"])
+def test_heads_come_back_from_whitened_coordinates_after_an_error(actions: str) -> None:
+    model = small_model(ForwardPPO, actions=actions)
+    model.learn(16)
+    latents = model._latents()
+    before = [parameter.clone() for parameter in model.heads.parameters]
+    with pytest.raises(KeyboardInterrupt), model.heads.training(model._cached_rollout(latents), latents):
+        raise KeyboardInterrupt
+    assert all(th.equal(old, new) for old, new in zip(before, model.heads.parameters, strict=True))
+    assert not model.policy.action_net._forward_pre_hooks
