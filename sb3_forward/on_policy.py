@@ -8,6 +8,7 @@ which stay constant; then the heads on the policy-gradient loss.
 import math
 from abc import abstractmethod
 from itertools import chain
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
     :param local_epochs: passes over the rollout in the local phase, >= 1
-    :param local_batch_size: rows that are matched to each other, >= 2
+    :param local_batch_size: rows that are matched to each other, >= 3
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
     :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
     :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
@@ -100,16 +101,17 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         _check_choice("hidden_training", self.hidden_training, HIDDEN_TRAINING)
         if not 0 <= self.guidance_coef <= 1:
             raise ValueError(f"`guidance_coef` must be in [0, 1] (0 is unguided), got {self.guidance_coef}.")
-        if not self.head_learning_rate_scale > 0:
-            raise ValueError(f"`head_learning_rate_scale` must be above 0, got {self.head_learning_rate_scale}.")
-        if self.local_batch_size < 2:
+        if not 0 < self.head_learning_rate_scale < math.inf:
+            raise ValueError(f"`head_learning_rate_scale` must be above 0 and finite, got {self.head_learning_rate_scale}.")
+        if not isinstance(self.local_batch_size, Integral) or self.local_batch_size < 3:
             raise ValueError(
-                f"`local_batch_size` must be at least 2, as a local loss matches pairs of rows, got {self.local_batch_size}."
+                "`local_batch_size` must be a whole number of at least 3, as a local loss compares the distances of pairs of "
+                f"rows, and two rows have only one, got {self.local_batch_size!r}."
             )
-        if self.local_epochs < 1:
+        if not isinstance(self.local_epochs, Integral) or self.local_epochs < 1:
             raise ValueError(
-                f"`local_epochs` must be at least 1, got {self.local_epochs}: use hidden_training='frozen' to leave the "
-                "hidden layers as they are."
+                f"`local_epochs` must be a whole number of at least 1, got {self.local_epochs!r}: use "
+                "hidden_training='frozen' to leave the hidden layers as they are."
             )
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = ForwardPolicy.__name__) -> None:
@@ -202,7 +204,7 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
             order = np.random.permutation(self._rollout_rows())
             for first in range(0, len(order), self.local_batch_size):
                 rows = order[first : first + self.local_batch_size]
-                if len(rows) > 1:  # one row has no pairs
+                if len(rows) > 2:  # a single pair matches any other
                     here = {role: signal[th.as_tensor(rows, device=self.device)] for role, signal in guidance.items()}
                     self._local_minibatch(self._observations(rows), here, record)
         self._log_local(record)
@@ -314,7 +316,7 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
 
     :param learning_rate: a float, a schedule from remaining progress (1 to 0) to learning rate, or ``"lin_x"``
     :return: the schedule
-    :raises ValueError: if it is none of these, or does not start above zero
+    :raises ValueError: if it is none of these, or does not start above zero, at a finite value
     """
     schedule: Any = learning_rate
     if isinstance(learning_rate, str):
@@ -328,10 +330,10 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
             raise ValueError(f"`local_learning_rate` must be a number, a schedule or 'lin_x', got {learning_rate!r}.")
         schedule = LinearSchedule(start, 0.0, 1.0) if prefix else start
     schedule = FloatSchedule(schedule)
-    if not schedule(1.0) > 0:
+    if not 0 < schedule(1.0) < math.inf:
         raise ValueError(
-            f"`local_learning_rate` must start above 0, got {learning_rate!r}: use hidden_training='frozen' to leave the "
-            "hidden layers as they are."
+            f"`local_learning_rate` must start above 0 and be finite, got {learning_rate!r}: use hidden_training='frozen' to "
+            "leave the hidden layers as they are."
         )
     return schedule
 

@@ -29,9 +29,14 @@ from tests.envs import ALGORITHMS, small_model
         ("local_learning_rate", "cos_0.1"),
         ("local_learning_rate", "fast"),
         ("local_learning_rate", "lin_0"),
-        ("local_batch_size", 1),
+        ("local_batch_size", 2),
+        ("local_batch_size", 64.0),
         ("local_batch_size", -64),
         ("local_epochs", 0),
+        ("local_epochs", 1.0),
+        ("local_learning_rate", float("inf")),
+        ("head_learning_rate_scale", 0.0),
+        ("head_learning_rate_scale", float("inf")),
     ],
 )
 def test_parameters_out_of_range(algorithm: Any, name: str, value: Any) -> None:
