@@ -1,0 +1,11 @@
+"""
+How many examples the property tests try: the same few in every run of the suite, and as many as you like by hand.
+
+    python -m pytest tests/test_properties.py --hypothesis-profile=long
+"""
+
+from hypothesis import settings
+
+settings.register_profile("suite", derandomize=True, deadline=None, max_examples=15)
+settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("suite")
