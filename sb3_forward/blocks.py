@@ -96,8 +96,8 @@ class Block:
         if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
             raise ValueError(
                 f"The local loss of block {self.name!r} is {step.loss} with a gradient norm of {step.grad_norm}; its weights "
-                "were left as they were. Lower `local_learning_rate`, and check the observations for NaN (VecCheckNan) and "
-                "for their scale (VecNormalize)."
+                "were left as they were. Lower `local_learning_rate`, and bring observations and rewards to a common scale "
+                "(VecNormalize)."
             )
         return step
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
@@ -22,6 +21,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explai
 from sb3_forward.anchors import ANCHORS, Anchors
 from sb3_forward.blocks import Activations, Block, as_matrix
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
+from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
@@ -31,7 +31,7 @@ HIDDEN_TRAINING = ("local", "frozen", "backprop")
 FEATURE_ROWS = 512
 
 
-class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
+class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     """
     Base of the forward-trained algorithms: put in front of A2C or PPO, it replaces their ``train()``.
 

@@ -1,0 +1,88 @@
+"""
+What is not a finite number in a rollout is found before anything learns from it, and named by its place.
+
+One look per rollout at what the environments sent and at what the policy made of it; SB3's ``VecCheckNan``, around the
+environments, looks at every step.
+"""
+
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+Observations = np.ndarray | dict[str, np.ndarray]
+
+MEND = "Mend the environment; VecCheckNan(env, raise_exception=True) around it stops where it happens"
+
+
+def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, policy: nn.Module) -> str | None:
+    """
+    Look for what is not finite in a rollout.
+
+    :param buffer: the full buffer, N steps of E environments
+    :param last_observations: (E, ...), or a dictionary of such, those after the last step
+    :param policy: the policy that acted
+    :return: a message that names an observation, parameter, reward or return, None if all are finite
+    """
+    problem = _observation(buffer.observations) or _observation(_as_step(last_observations), buffer.buffer_size)
+    if problem is None and not all(np.isfinite(part).all() for part in (buffer.returns, buffer.values, buffer.log_probs)):
+        problem = _parameter(policy) or _reward(buffer)
+    return problem and f"{problem}. Nothing was learnt from this rollout."
+
+
+def why_no_action(observations: Observations, step: int, policy: nn.Module, normalization: VecNormalize | None) -> str | None:
+    """
+    Look for what keeps a policy from acting.
+
+    :param observations: (E, ...), or a dictionary of such
+    :param step: of the rollout
+    :param policy: the policy
+    :param normalization: what the observations went through, if anything
+    :return: a message that names an observation or parameter, None if all are finite
+    """
+    problem = _observation(_as_step(observations), step) or _parameter(policy)
+    if normalization is not None and (original := _observation(_as_step(normalization.get_original_obs()), step)):
+        # Its statistics have made NaN of the observations of every environment
+        problem = f"{original}. VecNormalize has taken it in: load its statistics from the last checkpoint"
+    return problem and f"{problem}."
+
+
+def _as_step(observations: Observations) -> Observations:
+    if isinstance(observations, dict):
+        return {key: value[None] for key, value in observations.items()}
+    return observations[None]
+
+
+def _observation(observations: Observations, first_step: int = 0) -> str | None:
+    """The first that is not finite, of (N, E, ...)."""
+    for key, values in observations.items() if isinstance(observations, dict) else [("", observations)]:
+        if (place := _first_non_finite(values)) is not None:
+            step, env, *entry = place
+            name = f"Observation {key!r}" if key else "The observation"
+            entries = f" in entry {', '.join(map(str, entry))}" if entry else ""
+            when = f"of environment {env} at step {first_step + step} of the rollout"
+            return f"{name} {when} is {values[place]}{entries}. {MEND}"
+    return None
+
+
+def _parameter(policy: nn.Module) -> str | None:
+    for name, parameter in policy.named_parameters():
+        if not parameter.isfinite().all():
+            return f"Parameter {name!r} of the policy is not finite. Load the last checkpoint, and lower the learning rates"
+    return None
+
+
+def _reward(buffer: RolloutBuffer) -> str:
+    if (place := _first_non_finite(buffer.rewards)) is not None:
+        step, env = place
+        return (
+            f"The reward of environment {env} at step {step} of the rollout, or the value of the last observation of its "
+            f"episode, is {buffer.rewards[place]}. {MEND}"
+        )
+    largest = np.abs(buffer.rewards).max()
+    return f"The returns of rewards of up to {largest:.3g} overflow. Bring the rewards to a common scale (VecNormalize)"
+
+
+def _first_non_finite(values: np.ndarray) -> tuple[int, ...] | None:
+    finite = np.isfinite(values)
+    return None if finite.all() else tuple(int(i) for i in np.argwhere(~finite)[0])
