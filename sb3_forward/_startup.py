@@ -50,8 +50,20 @@ def install() -> None:
     """Start waiting, or register at once in a process that already has the Zoo. A second call does nothing."""
     if "rl_zoo3" in sys.modules:
         register_or_say_why()
-    elif not any(isinstance(finder, ZooWatcher) for finder in sys.meta_path):
+    elif not any(type(finder).__name__ == ZooWatcher.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, ZooWatcher())
+    forget()
+
+
+def forget() -> None:
+    """
+    Leave no trace in ``sys.modules``. At start-up the path is not complete: the folder that the program starts in is missing,
+    which comes first later. A copy of this package there, as in a checkout, must win over the installed one.
+    """
+    ours = [name for name in sys.modules if name.partition(".")[0] == "sb3_forward"]
+    if set(ours) <= {"sb3_forward", __name__}:
+        for name in ours:
+            del sys.modules[name]
 
 
 def register_or_say_why() -> None:

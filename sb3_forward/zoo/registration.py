@@ -22,10 +22,15 @@ def register() -> None:
     """
     Make ``forward_a2c`` and ``forward_ppo`` known to the RL Zoo, in the modules that are imported already at once and in the
     others as soon as they are imported. A second call does nothing.
+
+    :raises FileNotFoundError: if our hyperparameters are missing
     """
     global _registered
     if _registered:
         return
+    for algo in ALGO_NAMES:
+        if not default_config(algo).is_file():
+            raise FileNotFoundError(f"{default_config(algo)} is missing: install sb3-forward again, and not into a zip file")
     _registered = True
     wrapt.register_post_import_hook(_or_say_why(_add_algorithms), "rl_zoo3.utils")
     wrapt.register_post_import_hook(_or_say_why(_add_search_spaces), "rl_zoo3.hyperparams_opt")
