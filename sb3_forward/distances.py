@@ -101,9 +101,11 @@ def stress(h: th.Tensor, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     mean = distances.mean().clamp_min(th.finfo(h.dtype).tiny)
     scaled = distances / mean
     residual = scaled - target
-    slope = (2 / (residual.numel() * mean)) * (residual - (residual * scaled).mean())
-    pull = th.where(distances > 0, slope / distances, 0.0)
-    return residual.square().mean(), 2 * (pull.sum(dim=1, keepdim=True) * h - pull @ h)
+    # In units of the mean distance: what saturated activations leave of it, squared, would overflow as a divisor
+    slope = (2 / residual.numel()) * (residual - (residual * scaled).mean())
+    pull = th.where(distances > 0, slope / scaled, 0.0)
+    h = h / mean
+    return residual.square().mean(), (2 / mean) * (pull.sum(dim=1, keepdim=True) * h - pull @ h)
 
 
 def strain(h: th.Tensor, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

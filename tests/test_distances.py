@@ -157,3 +157,25 @@ def test_losses_are_bounded_and_targets_normalised(n: int, d: int, seed: int, re
         gram = strain_target(disparities)
         assert gram.norm().item() == pytest.approx(1.0 if disparities.any() else 0.0)
         assert -1e-9 <= strain(h, gram)[0] <= 2
+
+
+@pytest.mark.parametrize("local_loss", LOCAL_LOSSES)
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_losses_do_not_depend_on_the_unit(local_loss: str, scale: float) -> None:
+    """In single precision."""
+    make_target, match = LOCAL_LOSSES[local_loss]
+    target = make_target(pairwise_distances(rows(6, 4, dtype=th.float32)))
+    h = rows(6, 3, seed=1, dtype=th.float32)
+    (loss, gradient), (scaled_loss, scaled_gradient) = match(h, target), match(scale * h, target)
+    th.testing.assert_close(scaled_loss, loss)
+    th.testing.assert_close(scale * scaled_gradient, gradient)
+
+
+def test_tiny_outputs_have_a_finite_gradient() -> None:
+    """Saturated activations leave outputs of which the squared distances are hardly numbers."""
+    for local_loss in LOCAL_LOSSES.values():
+        target = local_loss.target(pairwise_distances(rows(6, 4, dtype=th.float32)), None, 0.0)
+        for exponent in range(-45, 0):
+            loss, gradient = local_loss.match(10.0**exponent * rows(6, 3, seed=1, dtype=th.float32), target)
+            assert loss.isfinite(), exponent
+            assert gradient.isfinite().all(), exponent
