@@ -7,5 +7,5 @@ How many examples the property tests try: the same few in every run of the suite
 from hypothesis import settings
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=15)
-settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
+settings.register_profile("long", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("suite")
