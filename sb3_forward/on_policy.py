@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
 
 from sb3_forward.anchors import ANCHORS, Anchors
-from sb3_forward.blocks import Activations, Block, as_matrix
+from sb3_forward.blocks import Activations, Block, as_matrix, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.network import HiddenNetwork
@@ -125,10 +125,8 @@ class ForwardOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.network = HiddenNetwork(policy)
         for block in self.network.blocks:
             block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
-        optimizer = policy.optimizer_class(
-            self.network.head_parameters,
-            lr=self._head_learning_rate(),
-            **dict(policy.optimizer_kwargs),  # type: ignore[call-arg]
+        optimizer = build_optimizer(
+            policy.optimizer_class, self.network.head_parameters, self._head_learning_rate(), policy.optimizer_kwargs
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
         self._recorder = LatentRecorder(policy)
