@@ -51,7 +51,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:
         """A2C's loss by its slopes, with SB3's entropy bonus; logged."""
         rows = len(rollout.returns)
-        error = outputs.values - rollout.returns
+        values = rollout.old_values if outputs.values is None else outputs.values
+        error = values - rollout.returns
         log_prob_slope = -rollout.advantages / rows
         # Without a closed form, the entropy is estimated from the log-probabilities
         entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
@@ -60,7 +61,7 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         losses = th.stack([-entropy.mean(), -(rollout.advantages * outputs.log_prob).mean(), error.square().mean()])
         for key, loss in zip(("entropy_loss", "policy_loss", "value_loss"), losses.tolist(), strict=True):
             self.logger.record(f"train/{key}", loss)
-        return Slopes(error * (2 * self.vf_coef / rows), log_prob_slope, -self.ent_coef / rows)
+        return Slopes(log_prob_slope, -self.ent_coef / rows, error * (2 * self.vf_coef / rows))
 
     def learn(
         self: SelfForwardA2C,

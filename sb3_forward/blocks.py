@@ -63,7 +63,7 @@ class Block:
         :param kwargs: further arguments of the optimizer, copied
         """
         if self.parameters:
-            self.optimizer = optimizer_class(self.parameters, lr=lr, **dict(kwargs))  # type: ignore[call-arg]
+            self.optimizer = build_optimizer(optimizer_class, self.parameters, lr, kwargs)
 
     def local_step(
         self,
@@ -87,19 +87,42 @@ class Block:
             outputs = self.forward(inputs)
             matrix = as_matrix(outputs)
         loss, gradient = match(matrix.detach(), target)
-        self.optimizer.zero_grad()
-        th.autograd.backward(matrix, gradient, inputs=self.parameters)
-        step = LocalStep(detached(outputs), loss.item(), th.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm).item())
-        if math.isfinite(step.loss) and math.isfinite(step.grad_norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad()  # no gradient outlives its block: memory does not grow with depth
-        if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
+        gradients = th.autograd.grad(matrix, self.parameters, gradient, allow_unused=True)
+        found = [part for part in gradients if part is not None]
+        value, norm = th.stack([loss, th.nn.utils.get_total_norm(found)]).tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
             raise ValueError(
-                f"The local loss of block {self.name!r} is {step.loss} with a gradient norm of {step.grad_norm}; its weights "
+                f"The local loss of block {self.name!r} is {value} with a gradient norm of {norm}; its weights "
                 "were left as they were. Lower `local_learning_rate`, and bring observations and rewards to a common scale "
                 "(VecNormalize)."
             )
-        return step
+        if norm > max_grad_norm:
+            for part in found:
+                part.mul_(max_grad_norm / norm)
+        for parameter, part in zip(self.parameters, gradients, strict=True):
+            parameter.grad = part
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # no gradient outlives its block: memory does not grow with depth
+        return LocalStep(detached(outputs), value, norm)
+
+
+def build_optimizer(
+    optimizer_class: type[th.optim.Optimizer], parameters: list[nn.Parameter], lr: float, kwargs: dict[str, Any]
+) -> th.optim.Optimizer:
+    """
+    An optimizer; Adam and AdamW in their fused form on the CPU, which takes a third of the time where parameters are small.
+
+    :param optimizer_class: class of the optimizer
+    :param parameters: what it moves
+    :param lr: learning rate, >= 0
+    :param kwargs: further arguments of the optimizer, copied; one that chooses an implementation is kept to
+    :return: the optimizer
+    """
+    kwargs = dict(kwargs)
+    chosen = {"fused", "foreach", "capturable", "differentiable"} & kwargs.keys()
+    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen and parameters[0].device.type == "cpu":
+        kwargs["fused"] = True
+    return optimizer_class(parameters, lr=lr, **kwargs)  # type: ignore[call-arg]
 
 
 def detached(activations: Activations) -> Activations:

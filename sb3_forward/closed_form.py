@@ -1,8 +1,8 @@
 """
-The heads' forward and backward pass in closed form, without a graph: a few operations per minibatch, where distribution
+The action head's forward and backward pass in closed form, without a graph: a few operations per minibatch, where distribution
 objects and automatic differentiation take dozens.
 
-For linear heads under categorical or diagonal Gaussian actions. All else goes through the policy's own distribution; where
+For a linear head under categorical or diagonal Gaussian actions. All else goes through the policy's own distribution; where
 both apply, they agree to rounding.
 """
 
@@ -21,17 +21,23 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class HeadOutputs(NamedTuple):
     """What the heads say of B rows."""
 
-    values: th.Tensor  # (B,)
     log_prob: th.Tensor  # (B,) of the actions taken
     entropy: th.Tensor | None  # (B,), None where there is no closed form
+    values: th.Tensor | None = None  # (B,), None where they are not trained on the gradient of a loss
+
+    def detached(self) -> "HeadOutputs":
+        """The same values without their graph."""
+        log_prob, entropy, values = (None if output is None else output.detach() for output in self)
+        assert log_prob is not None
+        return HeadOutputs(log_prob, entropy, values)
 
 
 class Slopes(NamedTuple):
-    """Derivatives of the loss with respect to what the heads say, (B,) each."""
+    """Derivatives of the loss with respect to what the heads say, in the same order."""
 
-    values: th.Tensor
-    log_prob: th.Tensor
+    log_prob: th.Tensor  # (B,)
     entropy: float  # the same for each row
+    values: th.Tensor | None = None  # (B,)
 
 
 Backward = Callable[[Slopes], None]
@@ -49,34 +55,25 @@ def applies(policy: ActorCriticPolicy) -> bool:
     return type(policy.action_dist) is CategoricalDistribution
 
 
-def forward(
-    policy: ActorCriticPolicy, latent_pi: th.Tensor, latent_vf: th.Tensor, actions: th.Tensor
-) -> tuple[HeadOutputs, Backward]:
+def forward(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -> tuple[HeadOutputs, Backward]:
     """
     :param policy: one that :func:`applies` to
     :param latent_pi: (B, d_pi) inputs of the action head
-    :param latent_vf: (B, d_vf) inputs of the value head
     :param actions: (B,) for Discrete, else (B, k)
-    :return: what the heads say, and what writes the gradients of their parameters, given the slopes of a loss
+    :return: what the head says, and what writes the gradients of its parameters, given the slopes of a loss
     """
-    action_net, value_net = policy.action_net, policy.value_net
-    assert isinstance(action_net, nn.Linear)
-    outputs = th.addmm(action_net.bias, latent_pi, action_net.weight.T)
-    values = th.addmv(value_net.bias, latent_vf, value_net.weight[0])
+    head = policy.action_net
+    assert isinstance(head, nn.Linear)
+    outputs = th.addmm(head.bias, latent_pi, head.weight.T)
     terms = _categorical if type(policy.action_dist) is CategoricalDistribution else _gaussian
     log_prob, entropy, pull = terms(policy, outputs, actions)
 
     def backward(slopes: Slopes) -> None:
         output_slopes = pull(slopes)
-        _linear_gradients(action_net, latent_pi, output_slopes)
-        _linear_gradients(value_net, latent_vf, slopes.values[:, None])
+        th.mm(output_slopes.T, latent_pi, out=head.weight.grad)
+        th.sum(output_slopes, dim=0, out=head.bias.grad)
 
-    return HeadOutputs(values, log_prob, entropy), backward
-
-
-def _linear_gradients(head: nn.Linear, inputs: th.Tensor, slopes: th.Tensor) -> None:
-    th.mm(slopes.T, inputs, out=head.weight.grad)
-    th.sum(slopes, dim=0, out=head.bias.grad)
+    return HeadOutputs(log_prob, entropy), backward
 
 
 Terms = tuple[th.Tensor, th.Tensor, Callable[[Slopes], th.Tensor]]
@@ -91,7 +88,7 @@ def _categorical(policy: ActorCriticPolicy, logits: th.Tensor, actions: th.Tenso
     def pull(slopes: Slopes) -> th.Tensor:
         # d log_prob / d logits = onehot - probs; d entropy / d logits = -probs (log_probs + entropy)
         onto = slopes.log_prob[:, None]
-        rate = onto if slopes.entropy == 0 else onto + slopes.entropy * (log_probs + entropy[:, None])
+        rate = onto + slopes.entropy * (log_probs + entropy[:, None])
         return (-probs * rate).scatter_add_(1, taken, onto)
 
     return log_probs.gather(1, taken).squeeze(1), entropy, pull

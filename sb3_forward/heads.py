@@ -69,105 +69,98 @@ class Heads:
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
         candidates = dict(zip(("action_net", "value_net"), LATENTS, strict=True))
         self.linear_heads = {name: latent for name, latent in candidates.items() if _is_linear(getattr(policy, name))}
+        # A linear value head is fitted, see `refit`; only another one is trained on the gradient of the value loss
+        self.fits_values = "value_net" in self.linear_heads
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
-    def refit(self, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor]) -> None:
+    def refit(
+        self, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor], returns: th.Tensor | None = None
+    ) -> None:
         """
-        Give the linear heads back their old outputs after their features have moved, by ridge regression of what is
-        missing: the hidden layers' steps then neither change the policy outside the trust region of its algorithm, nor
-        the values that the returns were bootstrapped with (our choice).
+        Fit the linear heads by ridge regression on features that may have moved, from the weights they have (our choice).
+        The action head keeps what it said, so that the hidden layers' steps do not change the policy outside the trust region
+        of its algorithm. The value head learns: it comes to say the returns on the rollout, and keeps what it said on the
+        anchors, which stand for all that was learned before.
 
-        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were
+        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were, on the rollout and then on the anchors
         :param after: the same rows as they are now
+        :param returns: (n,) of the rollout, n <= N; None to keep the values there, too
+        :raises ValueError: if a fit is not finite; that head has not moved then
         """
         old, new = dict(zip(LATENTS, before, strict=True)), dict(zip(LATENTS, after, strict=True))
         for name, latent in self.linear_heads.items():
-            head, features = getattr(self.policy, name), new[latent]
-            missing = head(old[latent]) - head(features)
-            mean, missing_mean = features.mean(dim=0), missing.mean(dim=0)
-            centred = features - mean
-            gram = centred.T @ centred
-            tiny = th.finfo(gram.dtype).eps
-            gram.diagonal().add_((REFIT_RIDGE * gram.diagonal().mean()).clamp_min(tiny))
-            change = th.linalg.solve(gram, centred.T @ (missing - missing_mean)).T
-            head.weight.add_(change)
-            head.bias.add_(missing_mean - change @ mean)
+            head = getattr(self.policy, name)
+            wanted, ridge = head(old[latent]), REFIT_RIDGE
+            if returns is not None and name == "value_net":
+                wanted[: len(returns), 0] = returns
+                # Returns are noisy, and few rows say little: as much as one row weighs
+                ridge += 1 / len(wanted)
+            elif old[latent] is new[latent]:
+                continue
+            weight, bias = _ridge_regression(new[latent], wanted - head(new[latent]), ridge)
+            if not (weight.isfinite().all() and bias.isfinite().all()):
+                raise ValueError(
+                    f"The fit of the heads is not finite; the weights of `{name}` were left as they were. Check rewards and "
+                    "observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower `local_learning_rate`."
+                )
+            head.weight.add_(weight)
+            head.bias.add_(bias)
 
     @contextmanager
     def training(
         self, rollout: CachedRollout, latents: tuple[th.Tensor, th.Tensor], whiten: bool = True
     ) -> Iterator[CachedRollout]:
         """
-        While the heads are trained on a rollout. Their optimizer works in whitened coordinates of the features on the rollout
-        and on the anchors, either counting half: on the rollout alone, steps that hardly show there could be anything on
-        states that it has left (our choice).
+        While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
+        features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
+        could be anything on states that it has left (our choice).
 
         :param rollout: the rollout
         :param latents: features of actor (N, d_pi) and critic (N, d_vf) on the rollout, followed by those on the anchors
         :param whiten: False for the coordinates of the features themselves
         :return: the rollout to train on
         """
-        whitenings = self._whitenings(latents, len(rollout.returns)) if whiten else {}
-        # Of one head each, so that a norm is one operation
-        self._gradients = [_flat_gradients(parameters) for parameters in self.clip_groups if parameters]
-        hooks = []
+        whitening = self._whitening(latents[0], len(rollout.returns)) if whiten and "action_net" in self.linear_heads else None
+        # One tensor per group, so that a norm is one operation
+        trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
+        self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
+        hook = None
         try:
-            for whitening in whitenings.values():
+            if whitening is not None:
                 whitening.enter()
-            if self.closed_form:
-                columns = {self.linear_heads[name]: whitening for name, whitening in whitenings.items()}
-                yield rollout._replace(
-                    **{latent: whitening.coordinates(getattr(rollout, latent)) for latent, whitening in columns.items()}
-                )
-            else:
-                # The policy's own distribution may read the features themselves, as that of gSDE does for its noise
-                hooks = [_whiten_inputs(whitening) for whitening in whitenings.values()]
-                yield rollout
+                if self.closed_form:
+                    rollout = rollout._replace(latent_pi=whitening.coordinates(rollout.latent_pi))
+                else:
+                    # The policy's own distribution may read the features themselves, as that of gSDE does for its noise
+                    hook = _whiten_inputs(whitening)
+            yield rollout
         finally:
-            for hook in hooks:
+            if hook is not None:
                 hook.remove()
-            for whitening in whitenings.values():
+            if whitening is not None:
                 whitening.leave()
             self.optimizer.zero_grad()
 
     @th.no_grad()
-    def _whitenings(self, latents: tuple[th.Tensor, th.Tensor], rows: int) -> dict[str, Whitening]:
-        anchors = len(latents[0]) - rows
-        weights = th.full_like(latents[0][:, 0], 0.5 / rows if anchors else 1 / rows)
+    def _whitening(self, features: th.Tensor, rows: int) -> Whitening:
+        anchors = len(features) - rows
+        weights = th.full_like(features[:, 0], 0.5 / rows if anchors else 1 / rows)
         weights[rows:] = 0.5 / max(anchors, 1)
-        features = dict(zip(LATENTS, latents, strict=True))
-        return {
-            name: Whitening(getattr(self.policy, name), features[latent], weights)
-            for name, latent in self.linear_heads.items()
-        }
-
-    @th.no_grad()
-    def level_values(self, rollout: CachedRollout) -> None:
-        """
-        Shift the values' bias by the mean error of a rollout, shrunk towards zero (James-Stein) where that mean is
-        within its own standard error. In whitened coordinates the bias alone carries the mean: it would take very many
-        steps to a far one, which plain coordinates reach with all weights together (our choice).
-
-        :param rollout: features and returns
-        """
-        if "value_net" not in self.linear_heads or len(rollout.returns) < 2:
-            return
-        errors = rollout.returns - self.policy.value_net(rollout.latent_vf).flatten()
-        mean = errors.mean()
-        if mean != 0 and mean.isfinite():
-            self.policy.value_net.bias.add_(mean * (1 - errors.var() / (len(errors) * mean**2)).clamp_min(0))
+        head = self.policy.action_net
+        assert isinstance(head, nn.Linear)
+        return Whitening(head, features, weights)
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
         SB3's ``evaluate_actions`` from the top features on.
 
         :param rollout: N rows of features and actions
-        :return: values, log-probabilities of the actions and entropies
+        :return: log-probabilities of the actions and entropies, and the values where they have a gradient to follow
         """
         distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
-        values = self.policy.value_net(rollout.latent_vf).flatten()
-        return HeadOutputs(values, distribution.log_prob(rollout.actions), distribution.entropy())
+        values = None if self.fits_values else self.policy.value_net(rollout.latent_vf).flatten()
+        return HeadOutputs(distribution.log_prob(rollout.actions), distribution.entropy(), values)
 
     def step(self, batch: CachedRollout, objective: Objective, max_grad_norm: float) -> bool:
         """
@@ -195,7 +188,7 @@ class Heads:
 
     @th.no_grad()
     def _closed_form_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
-        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.latent_vf, batch.actions)
+        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.actions)
         slopes = objective(batch, outputs)
         if slopes is not None:
             backward(slopes)
@@ -204,18 +197,20 @@ class Heads:
     def _graph_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
         with th.enable_grad():
             outputs = self.evaluate(batch)
-        values, log_prob, entropy = outputs
-        said = HeadOutputs(values.detach(), log_prob.detach(), None if entropy is None else entropy.detach())
-        slopes = objective(batch, said)
+        # Slopes at constants are slopes all the same
+        slopes = objective(batch, outputs.detached())
         if slopes is None:
             return False
         for gradients in self._gradients:
             gradients.zero_()
-        ends = [(values, slopes.values), (log_prob, slopes.log_prob)]
-        if entropy is not None:
-            ends.append((entropy, th.full_like(entropy, slopes.entropy)))
-        ends = [(output, slope) for output, slope in ends if output.requires_grad]
-        th.autograd.backward([output for output, _ in ends], [slope for _, slope in ends])
+        ends, starts = [outputs.log_prob], [slopes.log_prob]
+        if outputs.entropy is not None and outputs.entropy.requires_grad:
+            ends.append(outputs.entropy)
+            starts.append(th.full_like(outputs.entropy, slopes.entropy))
+        if outputs.values is not None and slopes.values is not None:
+            ends.append(outputs.values)
+            starts.append(slopes.values)
+        th.autograd.backward(ends, starts)
         return True
 
 
@@ -266,3 +261,15 @@ def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:
 
 def _whiten_inputs(whitening: Whitening) -> RemovableHandle:
     return whitening.head.register_forward_pre_hook(lambda _, inputs: whitening.coordinates(inputs[0]))
+
+
+def _ridge_regression(features: th.Tensor, missing: th.Tensor, ridge: float) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Of (N, k) on (N, d), the penalty relative to the mean sum of squares of the features. The bias is penalised as the weights
+    are: they carry the level, too, and it does not spread to features that were never seen.
+    """
+    inputs = nn.functional.pad(features, (0, 1), value=1.0)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    solution = th.linalg.solve(gram, inputs.T @ missing)
+    return solution[:-1].T, solution[-1]

@@ -7,7 +7,6 @@ which stay constant; then the heads on the policy-gradient loss.
 
 import math
 from abc import abstractmethod
-from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -19,12 +18,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
 
 from sb3_forward.anchors import ANCHORS, Anchors
-from sb3_forward.blocks import Activations, Block, as_matrix
+from sb3_forward.blocks import Activations, Block, as_matrix, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+from sb3_forward.recorder import LatentRecorder, Latents
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
@@ -119,7 +119,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # All are derived from the policy: the state of the optimizers and the anchors is in `policy.optimizer`
-        return [*super()._excluded_save_params(), "network", "heads", "anchors"]
+        return [*super()._excluded_save_params(), "network", "heads", "anchors", "_recorder"]
 
     def _find_blocks(self) -> None:
         """Split the policy into blocks and heads, each with an optimizer of its own."""
@@ -127,12 +127,11 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.network = HiddenNetwork(policy)
         for block in self.network.blocks:
             block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
-        optimizer = policy.optimizer_class(
-            self.network.head_parameters,
-            lr=self._head_learning_rate(),
-            **dict(policy.optimizer_kwargs),  # type: ignore[call-arg]
+        optimizer = build_optimizer(
+            policy.optimizer_class, self.network.head_parameters, self._head_learning_rate(), policy.optimizer_kwargs
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
+        self._recorder = LatentRecorder(policy)
 
     def _head_learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
@@ -156,6 +155,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """
+        As SB3's; what the heads read meanwhile is kept for ``train()``.
+
+        :param args: as SB3's
+        :param kwargs: as SB3's
+        :return: whether the rollout is complete
+        """
+        if self.hidden_training == "backprop":
+            return super().collect_rollouts(*args, **kwargs)
+        with self._recorder.recording():
+            return super().collect_rollouts(*args, **kwargs)
+
     def train(self) -> None:
         """
         Update the policy with the current rollout: hidden blocks on their local losses, then the heads on the policy
@@ -167,18 +179,17 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             super().train()
             return
         self._prepare_optimizers()
-        latents = self._latents()
+        if not self.rollout_buffer.generator_ready:
+            next(self.rollout_buffer.get(1))  # flattens the buffer, environment by environment
+        before = after = self._latents(self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs))
         if self.hidden_training == "local":
-            before = latents
             self._local_phase(self._cached_rollout(before))
-            latents = self._latents()
-            if self.refit_heads:
-                self.heads.refit(before, latents)
-        rollout = self._cached_rollout(latents)
+            after = self._latents()
+        rollout = self._cached_rollout(after)
+        learns = self.vf_coef * self._head_learning_rate() > 0
+        self.heads.refit(before if self.refit_heads else after, after, self._value_targets(rollout) if learns else None)
         self._log_drift(rollout)
-        if self.whiten_heads and self.vf_coef * self._head_learning_rate() > 0:
-            self.heads.level_values(rollout)
-        with self.heads.training(rollout, latents, self.whiten_heads) as whitened:
+        with self.heads.training(rollout, after, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         self.anchors.add(self._observations(np.random.permutation(self._rollout_rows())[:ANCHORS]))
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
@@ -186,6 +197,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
+        """What the values are fitted to, (N,)."""
+        return rollout.returns
 
     @abstractmethod
     def _head_phase(self, rollout: CachedRollout) -> None:
@@ -243,13 +258,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return {"actor": actor, "critic": critic, "shared": th.cat([_unit_variance(actor), _unit_variance(critic)], dim=1)}
 
     @th.no_grad()
-    def _latents(self) -> tuple[th.Tensor, th.Tensor]:
-        """Top features of the rollout, and of the anchors after it."""
+    def _latents(self, recorded: Latents | None = None) -> Latents:
+        """Top features of the rollout, which may have been recorded, and of the anchors after it."""
         # As in the collection of rollouts: dropout off, statistics of BatchNorm at rest
         self.policy.set_training_mode(False)
-        rows = np.arange(self._rollout_rows())
-        batches = (self._observations(part) for part in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)))
-        parts = [self.network.latents(batch) for batch in chain(batches, self.anchors.batches(FEATURE_ROWS))]
+        parts = [] if recorded is None else [recorded]
+        if recorded is None:
+            rows = np.arange(self._rollout_rows())
+            for part in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)):
+                parts.append(self.network.latents(self._observations(part)))
+        parts += [self.network.latents(batch) for batch in self.anchors.batches(FEATURE_ROWS)]
         self.policy.set_training_mode(True)
         actor, critic = zip(*parts, strict=True)
         return th.cat(actor), th.cat(critic)
@@ -269,9 +287,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
 
     def _observations(self, rows: np.ndarray) -> PyTorchObs:
-        """These rows of the rollout, in the order that `RolloutBuffer.get` flattens it to."""
-        if not self.rollout_buffer.generator_ready:
-            next(self.rollout_buffer.get(1))  # flattens the buffer
+        """These rows of the rollout."""
         return self.rollout_buffer._get_samples(rows).observations
 
     def _log_local(self, record: "LocalRecord") -> None:

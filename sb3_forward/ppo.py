@@ -64,6 +64,12 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             self.logger.record(f"train/{key}", value)
         self.logger.record("train/clip_range", clip_range)
 
+    def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
+        if self.clip_range_vf is None:
+            return rollout.returns
+        clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
+
     def _normalised(self, rollout: CachedRollout) -> CachedRollout:
         """The advantages of each minibatch of a shuffled rollout normalised, for all of them at once."""
         if not self.normalize_advantage:
@@ -126,23 +132,30 @@ class Surrogate:
         clipped = batch.advantages * ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
         # Where the clipped term is the smaller one, it is constant
         log_prob_slope = th.where(clipped < plain, 0.0, plain).mul_(-1 / rows)
-        error = outputs.values - batch.returns
-        value_slope = error * (2 * self.vf_coef / rows)
-        if self.clip_range_vf is not None:
-            moved = outputs.values - batch.old_values
-            error = batch.old_values + moved.clamp(-self.clip_range_vf, self.clip_range_vf) - batch.returns
-            value_slope = th.where(moved.abs() > self.clip_range_vf, 0.0, error * (2 * self.vf_coef / rows))
         # Without a closed form, the entropy is estimated from the log-probabilities
         entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
-        if outputs.entropy is None and self.ent_coef != 0:
+        if outputs.entropy is None:
             log_prob_slope += self.ent_coef / rows
+        error, value_slope = self._value_error(batch, outputs.values)
         self.records.append((log_ratio, th.min(plain, clipped), error, entropy))
         if self.target_kl is not None:
             self.kl = approximate_kl(log_ratio).item()
             # SB3 stops before the step, too
             if self.kl > 1.5 * self.target_kl:
                 return None
-        return Slopes(value_slope, log_prob_slope, 0.0 if self.ent_coef == 0 else -self.ent_coef / rows)
+        return Slopes(log_prob_slope, -self.ent_coef / rows, value_slope)
+
+    def _value_error(self, batch: CachedRollout, values: th.Tensor | None) -> tuple[th.Tensor, th.Tensor | None]:
+        """Errors of the values, and the slopes of the loss with respect to them if they have a gradient to follow."""
+        if values is None:
+            return batch.old_values - batch.returns, None
+        error = values - batch.returns
+        slope = 2 * self.vf_coef / len(error) * error
+        if self.clip_range_vf is None:
+            return error, slope
+        moved = values - batch.old_values
+        error = batch.old_values + moved.clamp(-self.clip_range_vf, self.clip_range_vf) - batch.returns
+        return error, th.where(moved.abs() > self.clip_range_vf, 0.0, slope)
 
     def means(self) -> dict[str, float]:
         """

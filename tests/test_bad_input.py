@@ -69,7 +69,7 @@ def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float) -> 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("guidance_coef", "place"), [(0.0, "loss of the heads"), (0.5, "guidance signal")])
+@pytest.mark.parametrize(("guidance_coef", "place"), [(0.0, "fit of the heads"), (0.5, "guidance signal")])
 def test_non_finite_returns(algorithm: Any, guidance_coef: float, place: str) -> None:
     model = small_model(algorithm, guidance_coef=guidance_coef)
     model.learn(16)
@@ -86,16 +86,18 @@ def test_non_finite_gradient_moves_no_head(closed_form: bool) -> None:
     heads = model.heads
     heads.closed_form = closed_form
     before = [parameter.clone() for parameter in heads.parameters]
-    state = copy.deepcopy([heads.optimizer.state[parameter] for parameter in heads.parameters])
+    state = copy.deepcopy([heads.optimizer.state.get(parameter, {}) for parameter in heads.parameters])
     latent = th.randn(8, 64)
     rollout = CachedRollout(latent, latent, th.zeros(8, dtype=th.long), *[th.zeros(8)] * 4)
 
     def endless(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
-        return Slopes(th.full((8,), math.inf), th.zeros(8), 0.0)
+        return Slopes(th.full((8,), math.inf), 0.0)
 
     with pytest.raises(ValueError, match="gradient norms of"), heads.training(rollout, (latent, latent)) as whitened:
         heads.step(whitened, endless, 0.5)
     for old, new in zip(before, heads.parameters, strict=True):
         assert th.equal(old, new)
     for parameter, values in zip(heads.parameters, state, strict=True):
-        assert all(th.equal(value, heads.optimizer.state[parameter][key]) for key, value in values.items())
+        found = heads.optimizer.state.get(parameter, {})
+        assert found.keys() == values.keys()
+        assert all(th.equal(value, found[key]) for key, value in values.items())

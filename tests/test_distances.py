@@ -164,7 +164,7 @@ def test_losses_are_bounded_and_targets_normalised(n: int, d: int, seed: int, re
 def test_losses_do_not_depend_on_the_unit(local_loss: str, scale: float) -> None:
     """In single precision."""
     make_target, match = LOCAL_LOSSES[local_loss]
-    target = make_target(pairwise_distances(rows(6, 4, dtype=th.float32)))
+    target = make_target(pairwise_distances(rows(6, 4, dtype=th.float32)), None, 0.0)
     h = rows(6, 3, seed=1, dtype=th.float32)
     (loss, gradient), (scaled_loss, scaled_gradient) = match(h, target), match(scale * h, target)
     th.testing.assert_close(scaled_loss, loss)

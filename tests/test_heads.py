@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch as th
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPPO
@@ -43,14 +44,25 @@ def test_slopes_of_ppo(clip_range_vf: float | None, ent_coef: float, closed_entr
     wanted = th.autograd.grad(loss, [values, log_prob, entropy], allow_unused=True)
 
     surrogate = Surrogate(0.2, clip_range_vf, ent_coef, 0.7, target_kl=None)
-    said = HeadOutputs(values.detach(), log_prob.detach(), entropy.detach() if closed_entropy else None)
+    said = HeadOutputs(log_prob.detach(), entropy.detach() if closed_entropy else None, values.detach())
     slopes = surrogate(batch, said)
     assert slopes is not None
+    assert slopes.values is not None
     th.testing.assert_close(slopes.values, wanted[0])
     th.testing.assert_close(slopes.log_prob, wanted[1])
     if closed_entropy:
         th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
     assert surrogate.means()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_fitted_values_have_no_slope() -> None:
+    _, log_prob, entropy, batch = outputs_and_rollout(3)
+    surrogate = Surrogate(0.2, 0.1, 0.0, 0.5, target_kl=None)
+    slopes = surrogate(batch, HeadOutputs(log_prob.detach(), entropy.detach()))
+    assert slopes is not None
+    assert slopes.values is None
+    error = (batch.old_values - batch.returns).square().mean().item()
+    assert surrogate.means()["value_loss"] == pytest.approx(error, rel=1e-5)
 
 
 def test_logged_means_are_over_minibatches() -> None:
@@ -61,7 +73,7 @@ def test_logged_means_are_over_minibatches() -> None:
     for _ in range(2):
         surrogate.begin_epoch()
         for rows in parts:
-            said = HeadOutputs(values.detach()[rows], log_prob.detach()[rows], entropy.detach()[rows])
+            said = HeadOutputs(log_prob.detach()[rows], entropy.detach()[rows], values.detach()[rows])
             surrogate(batch.rows(rows), said)
     means = surrogate.means()
     log_ratio = (log_prob - batch.old_log_prob).detach()
@@ -99,7 +111,21 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
     for name, value in results[0].items():
         th.testing.assert_close(value, results[1][name], rtol=1e-6, atol=1e-6)
         # What the heads do not own stays
-        assert th.equal(value, start[name]) == (not name.startswith(("action_net", "value_net", "log_std"))), name
+        assert th.equal(value, start[name]) == (not name.startswith(("action_net", "log_std"))), name
+
+
+def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
+    class DeepHead(ForwardPPO.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined, misc]
+        def _build(self, lr_schedule: Any) -> None:
+            super()._build(lr_schedule)
+            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    model = small_model(ForwardPPO, DeepHead)
+    assert not model.heads.fits_values
+    before = copy.deepcopy(model.policy.value_net.state_dict())
+    model.learn(16)
+    assert all(not th.equal(before[name], value) for name, value in model.policy.value_net.state_dict().items())
 
 
 @pytest.mark.parametrize("actions", ["MultiDiscrete", "MultiBinary"])

@@ -1,0 +1,74 @@
+"""
+The top features of a rollout, kept while it is collected: the policy has computed them then, by the very weights that the
+next ``train()`` starts from.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+Latents = tuple[th.Tensor, th.Tensor]
+
+
+class LatentRecorder:
+    """
+    Keeps what the heads of a policy read in each call of the policy itself; not in those of ``predict`` or
+    ``predict_values``, which callbacks and the bootstrapping of cut episodes use in between.
+
+    :param policy: the policy
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self.policy = policy
+        self._inside = False
+        self._actor: list[th.Tensor] = []
+        self._critic: list[th.Tensor] = []
+        self._versions: list[int] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Forget what was recorded before, and record."""
+        self._actor, self._critic = [], []
+        self._versions = self._current_versions()
+        hooks = [
+            self.policy.register_forward_pre_hook(lambda *_: self._enter(True)),
+            self.policy.register_forward_hook(lambda *_: self._enter(False), always_call=True),
+            self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(self._actor, inputs)),
+            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep(self._critic, inputs)),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def take(self, n_steps: int, n_envs: int) -> Latents | None:
+        """
+        Hand out what was recorded, once.
+
+        :param n_steps: steps of the rollout
+        :param n_envs: environments
+        :return: features of actor and critic, (n_steps * n_envs, d) each, in the order in which ``RolloutBuffer.get`` flattens
+            a rollout; None if they are not those of this rollout under the present weights
+        """
+        calls = self._actor, self._critic
+        self._actor, self._critic = [], []
+        fits = all(len(tensors) == n_steps and all(len(tensor) == n_envs for tensor in tensors) for tensors in calls)
+        if not fits or self._versions != self._current_versions():
+            return None
+        actor, critic = (th.stack(tensors, dim=1).flatten(end_dim=1) for tensors in calls)
+        return actor, critic
+
+    def _enter(self, inside: bool) -> None:
+        self._inside = inside
+
+    def _keep(self, where: list[th.Tensor], inputs: tuple[Any, ...]) -> None:
+        if self._inside:
+            where.append(inputs[0].detach())
+
+    def _current_versions(self) -> list[int]:
+        # Counts the changes in place of each weight
+        return [parameter._version for parameter in self.policy.parameters()]
