@@ -110,6 +110,7 @@ def test_small_rollouts_are_looked_at_together(algorithm: Any):
     model = algorithm("MlpPolicy", RandomEnv(), n_steps=8, seed=0, device="cpu")
     learn(model, 5 * 8, callback, log_interval=1)
     observations = callback._observations()
+    assert isinstance(observations, th.Tensor)
     assert observations.shape == (20, 4)
     assert len(observations.unique(dim=0)) == 20
     # The last rollout is among them as a whole, and no more rollouts are kept than are needed

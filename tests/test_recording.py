@@ -128,14 +128,14 @@ def test_no_trace_is_left(algorithm: Any, training: bool):
     model.policy.value_net.training = not training
     modes = [module.training for module in model.policy.modules()]
     parameters = {name: value.clone() for name, value in model.policy.state_dict().items()}
-    generators = th.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    generators = th.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()
     first = record(model.policy, th.ones(3, 4))
     assert first[0].block.name == "extractor"
     assert modes == [module.training for module in model.policy.modules()]
     assert all(th.equal(parameters[name], value) for name, value in model.policy.state_dict().items())
     assert all(parameter.grad is None for parameter in model.policy.parameters())
     assert th.equal(generators[0], th.get_rng_state())
-    assert generators[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    assert generators[1:] == (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate())
 
 
 def test_no_actor_critic_policy():
