@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.inspect.__main__ import main
+from sb3_forward.inspect.__main__ import main, parse
 from sb3_forward.inspect.analysis import principal_coordinates
 from sb3_forward.inspect.model import attach_env, detect_algo, find_stats, load_model
 from sb3_forward.inspect.probe import FOLDS, RIDGES, held_out_r2, predict, split_by_episode
@@ -32,6 +33,7 @@ from tests.bare_python import ROOT
 from tests.envs import IMAGE, RandomEnv, small_kwargs
 
 PLAY = ["--steps", "256"]
+GUIDE = ROOT / "docs" / "inspect.md"
 ODD_KEY = "<b>&/x"
 
 
@@ -470,6 +472,19 @@ def test_statistics_of_another_environment(models: Path, capsys: pytest.CaptureF
 def test_mistakes_in_syntax(arguments: list[str]):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+@pytest.mark.skipif(not GUIDE.is_file(), reason="the guide is not in the sdist")
+def test_guide():
+    """Its script runs, in short form; its commands are those of the command line."""
+    (script,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(script.replace("1e5", "64").replace('"runs"', "None"), namespace)
+    assert namespace["model"].num_timesteps >= 64
+    commands = re.findall(r"^python -m sb3_forward\.inspect (.*)$", GUIDE.read_text(), re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert parse(shlex.split(command)).env == "CartPole-v1"
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]):
