@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import re
@@ -369,6 +370,8 @@ def test_page_holds_everything(zoo_report: Path):
     pictures = sorted(zoo_report.glob("*.png"))
     assert len(page.images) == len(pictures) == 1 + 2 + 4 * 3
     assert all(image["alt"] for image in page.images)
+    inside = [base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) for image in page.images]
+    assert sorted(inside) == sorted(path.read_bytes() for path in pictures)
     assert "url(" not in (zoo_report / "report.html").read_text(encoding="utf-8")
     for path in pictures:
         with Image.open(path) as picture:
