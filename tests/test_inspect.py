@@ -19,6 +19,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
@@ -428,6 +429,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").save(folder / "ppo")
     DQN("MlpPolicy", "CartPole-v1", buffer_size=8, device="cpu").save(folder / "dqn")
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").save(folder / "trpo")
+    RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").save(folder / "recurrent")
     env = VecNormalize(make_vec_env("CartPole-v1"))
     env.save(str(folder / "cartpole.pkl"))
     (folder / "text.zip").write_text("no archive")
@@ -444,6 +447,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["text.zip", "--env", "CartPole-v1"], "is no model"),
         (["archive.zip", "--env", "CartPole-v1"], "is no model"),
         (["dqn.zip", "--env", "CartPole-v1"], "another algorithm"),
+        (["trpo.zip", "--env", "CartPole-v1"], "another algorithm"),
+        (["recurrent.zip", "--env", "CartPole-v1"], "lstm"),
         (["ppo.zip", "--env", "CartPole-v9"], "did you mean CartPole-v1?"),
         (["ppo.zip", "--env", "Qqqqqqqq-v0"], "--gym-packages"),
         (["ppo.zip", "--env", "Broken-v0"], "cannot make Broken-v0"),

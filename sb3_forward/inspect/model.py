@@ -46,7 +46,8 @@ def detect_algo(path: Path) -> str:
             data = json.loads(archive.read("data"))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is no model saved by Stable-Baselines3: {first_line(error)}") from error
-    if "gae_lambda" not in data:
+    # On-policy, and not TRPO, whose model else looks like that of A2C
+    if "gae_lambda" not in data or "cg_max_steps" in data:
         raise UserError(f"{path} is a model of another algorithm: only A2C, PPO and their forward versions can be inspected")
     return ("forward_" if "hidden_training" in data else "") + ("ppo" if "clip_range" in data else "a2c")
 
