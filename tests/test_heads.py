@@ -118,8 +118,8 @@ def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
     class DeepHead(ForwardPolicy):
         def _build(self, lr_schedule: Any) -> None:
             super()._build(lr_schedule)
-            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))
-            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
+            self.optimizer = th.optim.Adam(self.parameters(), lr=lr_schedule(1))
 
     model = small_model(ForwardPPO, DeepHead)
     assert not model.heads.fits_values

@@ -239,6 +239,8 @@ def constructor_parameters(zoo_algo: str) -> set[str]:
     register()
     names: set[str] = set()
     for cls in ALGOS[zoo_algo].__mro__:
+        if "__init__" not in vars(cls):
+            continue
         parameters = inspect.signature(cls).parameters
         names |= set(parameters)
         # The next class up is reached through **kwargs alone
