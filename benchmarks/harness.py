@@ -65,14 +65,22 @@ def replace_rows(path: Path, new: Iterable[Row], same: Callable[[Row], Any]) -> 
     new = [{key: str(value) for key, value in row.items()} for row in new]
     told = {str(same(row)) for row in new}
     rows = [row for row in read_rows(path) if str(same(row)) not in told] + new
+    write_rows(path, rows)
+    return rows
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """
+    :param path: the CSV
+    :param rows: all its rows, at least one
+    """
 
     def write(file: Any) -> None:
-        writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
     write_whole(path, write)
-    return rows
 
 
 def machines(rows: list[Row]) -> str:

@@ -2,10 +2,11 @@
 
 import argparse
 import gc
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def _zoo_model(run: Run, folder: Path) -> OnPolicyAlgorithm:
         device="cpu",
         config=str(config),
     )
-    started = manager.setup_experiment()
+    # It prints the hyperparameters
+    with redirect_stdout(io.StringIO()):
+        started = manager.setup_experiment()
     assert started is not None
     assert isinstance(started[0], OnPolicyAlgorithm)
     return started[0]
