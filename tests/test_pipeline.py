@@ -1,9 +1,11 @@
 """Layer-parallel training: the simulated schedules against what is known of them in closed form."""
 
 import pytest
+import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.pipeline.blocks import learn, make_blocks
 from benchmarks.pipeline.schedules import Task, bubble, gpipe, held, local, makespan, one_f_one_b, simulate
 
 FORWARD, BACKWARD, LOCAL = 1.0, 2.0, 1.5
@@ -69,3 +71,25 @@ def test_programs_that_wait_for_each_other() -> None:
     first, second = Task("forward", 0), Task("backward", 0)
     with pytest.raises(ValueError, match="wait for each other"):
         simulate([[second, first], [first, second]], equal_stages, transfer=0.0)
+
+
+def test_a_pipeline_ends_in_the_weights_of_one_device() -> None:
+    """Bit for bit: every block sees the minibatches in the same order, from lower blocks with the same weights."""
+    minibatches = [th.randn(6, 4, generator=th.Generator().manual_seed(seed)) for seed in range(5)]
+    guidance = th.zeros(6, 6)
+
+    def train(order: list[tuple[int, int]]) -> list[th.Tensor]:
+        blocks = make_blocks(width=4, count=3)
+        inputs = {(0, update): minibatch for update, minibatch in enumerate(minibatches)}
+        for stage, update in order:
+            inputs[stage + 1, update] = learn(blocks[stage], inputs[stage, update], guidance)
+        return [parameter for block in blocks for parameter in block.parameters]
+
+    one_device = [(stage, update) for update in range(5) for stage in range(3)]
+    spans = simulate(local(stages=3, updates=5), equal_stages, transfer=0.1)
+    pipeline = [(span.stage, span.task.update) for span in sorted(spans, key=lambda span: (span.start, -span.stage))]
+    assert pipeline != one_device
+    assert all(th.equal(one, other) for one, other in zip(train(one_device), train(pipeline), strict=True))
+    # Which is not so whatever the order
+    other_minibatches_first = [(stage, update) for update in (1, 0, 2, 3, 4) for stage in range(3)]
+    assert not all(map(th.equal, train(one_device), train(other_minibatches_first)))

@@ -28,6 +28,7 @@ PLANS = [
 CURVE = Plan(layers=256, width=1024, devices=1)
 DEVICES = [2**power for power in range(9)]
 PICTURED = Plan(layers=4, width=1024, devices=4)
+MINIBATCHES = 8
 COLORS = {"forward": "C0", "backward": "C1", "step": "C3", "local": "C2", "features": "C4", "heads": "C5"}
 
 
@@ -81,9 +82,9 @@ def _scales(model: CostModel) -> str:
 def plot_schedules(model: CostModel) -> Figure:
     """
     :param model: the cost model
-    :return: who does what and when: three minibatches on four devices
+    :return: who does what and when
     """
-    updates, microbatches = 3, 4
+    updates, microbatches = MINIBATCHES, 4
     pictures = {
         f"GPipe, {microbatches} microbatches": spans_of_backpropagation(PICTURED, model, gpipe, microbatches, updates),
         f"1F1B, {microbatches} microbatches": spans_of_backpropagation(PICTURED, model, one_f_one_b, microbatches, updates),
@@ -91,9 +92,11 @@ def plot_schedules(model: CostModel) -> Figure:
     }
     figure = Figure(figsize=(9.0, 5.0), layout="constrained")
     longest = max(map(makespan, pictures.values()))
-    for axes, (title, spans) in zip(figure.subplots(3, 1, sharex=True), pictures.items(), strict=True):
+    for axes, (name, spans) in zip(figure.subplots(3, 1, sharex=True), pictures.items(), strict=True):
         _gantt(axes, spans)
-        axes.set(title=f"{title}: three minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3))
+        axes.set(
+            title=f"{title}: {MINIBATCHES} minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3)
+        )
     axes.set(xlabel="ms")
     return figure
 

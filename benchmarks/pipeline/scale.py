@@ -88,8 +88,15 @@ def best_backpropagation(plan: Plan, model: CostModel, schedule: Callable[[int, 
     :return: what it comes to with the best number of microbatches: more of them leave less idle time, but are smaller, and
         what a call costs by itself counts for more
     """
-    counts = [2**power for power in range(plan.batch_size.bit_length()) if 2**power <= plan.batch_size]
-    return min((backpropagation(plan, model, schedule, count) for count in counts), key=lambda outcome: outcome.one_pass)
+
+    def seconds(microbatches: int) -> float:
+        rows = plan.batch_size / microbatches
+        both = sum(model.block(kind, rows, plan.width) for kind in ("forward", "backward"))
+        # Of equal stages, but for the transfers
+        return (microbatches + plan.devices - 1) * both
+
+    counts = [2**power for power in range(plan.batch_size.bit_length())]
+    return backpropagation(plan, model, schedule, min(counts, key=seconds))
 
 
 def forward_learning(plan: Plan, model: CostModel) -> Outcome:
