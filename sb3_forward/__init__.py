@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sb3_forward.a2c import ForwardA2C
+    from sb3_forward.callbacks import LocalLearningCallback
     from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
     from sb3_forward.ppo import ForwardPPO
 
@@ -21,6 +22,7 @@ __all__ = [
     "ForwardMultiInputPolicy",
     "ForwardPPO",
     "ForwardPolicy",
+    "LocalLearningCallback",
     "__version__",
 ]
 
@@ -30,6 +32,7 @@ _HOMES = {
     "ForwardPolicy": "sb3_forward.policies",
     "ForwardCnnPolicy": "sb3_forward.policies",
     "ForwardMultiInputPolicy": "sb3_forward.policies",
+    "LocalLearningCallback": "sb3_forward.callbacks",
 }
 
 

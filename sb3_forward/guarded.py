@@ -54,7 +54,7 @@ class GuardedAlgorithm(OnPolicyAlgorithm):
         cause = None
         try:
             goes_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        except ValueError as error:  # torch makes no distribution of NaN
+        except (ValueError, RuntimeError) as error:  # torch makes no distribution of NaN, or draws nothing from it
             cause = error
             reason = why_no_action(self._last_obs, rollout_buffer.pos, self.policy, self._vec_normalize_env)
             if reason is None:

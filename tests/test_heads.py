@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs
 from sb3_forward.heads import CachedRollout
 from sb3_forward.ppo import Surrogate
@@ -115,11 +115,11 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
 
 
 def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
-    class DeepHead(ForwardPPO.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined, misc]
+    class DeepHead(ForwardPolicy):
         def _build(self, lr_schedule: Any) -> None:
             super()._build(lr_schedule)
-            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))
-            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
+            self.optimizer = th.optim.Adam(self.parameters(), lr=lr_schedule(1))
 
     model = small_model(ForwardPPO, DeepHead)
     assert not model.heads.fits_values
@@ -136,7 +136,7 @@ def test_other_distributions_go_through_the_policy(actions: str) -> None:
 def test_gsde_and_own_distributions_go_through_the_policy() -> None:
     assert not small_model(ForwardPPO, actions="Box", use_sde=True).heads.closed_form
 
-    class OwnPolicy(ForwardPPO.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined, misc]
+    class OwnPolicy(ForwardPolicy):
         def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
             return super()._get_action_dist_from_latent(0.5 * latent_pi)
 

@@ -169,5 +169,5 @@ def test_one_optimizer_per_block(algorithm: Any) -> None:
     assert len(owned) == len(set(owned))
     assert set(owned) == set(model.policy.parameters())
     model.learn(16)
-    # After training, every parameter has its moments in the one state that is saved
-    assert set(model.policy.optimizer.state) == set(owned)
+    # After training, every parameter has its moments in the one state that is saved; the values are fitted, without any
+    assert set(model.policy.optimizer.state) == set(owned) - set(model.policy.value_net.parameters())

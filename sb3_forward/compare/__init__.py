@@ -4,7 +4,3 @@
 The command line (``__main__``) makes a *plan* of runs; the *sweep* sends each run to a process of its own, the *trial*; the
 *results* are one file per run, from which the *report* computes its *statistics*, tables and plots.
 """
-
-
-class UserError(Exception):
-    """A mistake in what the user asked for; its text is all that is printed."""

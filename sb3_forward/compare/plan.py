@@ -6,14 +6,13 @@ The hyperparameter files are read here and nowhere else, so that the workers of 
 
 import argparse
 import difflib
-import importlib
 import inspect
 import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sb3_forward.compare import UserError
+from sb3_forward.commands import UserError, first_line, import_packages, make_env
 
 # What each variant changes in the hyperparameters of the forward class; "bp" is the stock algorithm
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -140,13 +139,7 @@ def make_plan(question: Question) -> tuple[list[Run], list[str]]:
     :return: the runs, all variants of the first seed first, so that an early look is at whole comparisons; and remarks
     :raises UserError: if something in it is unknown
     """
-    import rl_zoo3.import_envs  # noqa: F401
-
-    for package in question.gym_packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(f"cannot import --gym-packages {package}: {error}") from error
+    import_packages(question.gym_packages)
     remarks: list[str] = []
     templates = [run for env in question.envs for run in _runs_of_env(question, env, remarks)]
     runs = [run._replace(seed=seed) for seed in question.seeds for run in templates]
@@ -188,23 +181,13 @@ def _stock_config(algo: str) -> Path:
 
 
 def _has_vector_observations(env: str) -> bool:
-    """Make the environment once: what keeps it from being made is said before any run starts."""
-    import gymnasium as gym
+    from gymnasium import spaces
 
-    if env not in gym.registry:
-        close = difflib.get_close_matches(env, gym.registry, n=1)
-        raise UserError(
-            f"unknown environment {env!r}"
-            + (f", did you mean {close[0]}?" if close else "; is its package in --gym-packages?")
-        )
-    try:
-        made = gym.make(env)
-    except Exception as error:
-        raise UserError(f"cannot make {env}: {_first_line(error)}") from error
+    made = make_env(env)
     space = made.observation_space
     made.close()
-    parts = space.values() if isinstance(space, gym.spaces.Dict) else [space]
-    return all(isinstance(part, gym.spaces.Box) for part in parts)
+    parts = space.values() if isinstance(space, spaces.Dict) else [space]
+    return all(isinstance(part, spaces.Box) for part in parts)
 
 
 def _entry(config: Path, env: str, remarks: list[str]) -> dict[str, Any]:
@@ -216,7 +199,7 @@ def _entry(config: Path, env: str, remarks: list[str]) -> dict[str, Any]:
         entries = yaml.safe_load(config.read_text())
         json.dumps(entries)
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(f"cannot read hyperparameters from {config}: {_first_line(error)}") from error
+        raise UserError(f"cannot read hyperparameters from {config}: {first_line(error)}") from error
     if not isinstance(entries, dict):
         raise UserError(f"{config} holds no hyperparameters by environment")
     name, _, _ = env.rpartition("-v")
@@ -256,13 +239,11 @@ def constructor_parameters(zoo_algo: str) -> set[str]:
     register()
     names: set[str] = set()
     for cls in ALGOS[zoo_algo].__mro__:
+        if "__init__" not in vars(cls):
+            continue
         parameters = inspect.signature(cls).parameters
         names |= set(parameters)
         # The next class up is reached through **kwargs alone
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             break
     return names - TAKEN_KEYS
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sb3_forward.commands import write_whole
 from sb3_forward.compare.plots import plot_curves, plot_profiles
-from sb3_forward.compare.results import Results, write_whole
+from sb3_forward.compare.results import Results
 from sb3_forward.compare.statistics import (
     CONFIDENCE,
     RESAMPLES,

@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from sb3_forward.compare import UserError
+from sb3_forward.commands import UserError, write_whole
 from sb3_forward.compare.plan import Run
 
 FIELDS = ("env", "algo", "variant", "seed", "step", "return", "deterministic", "stochastic", "wall_seconds")
@@ -118,17 +116,3 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """
     one, other = ({**given, **given["hyperparams"], "hyperparams": None, "seed": None} for given in (one, other))
     return [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
-
-
-def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
-    """
-    Write a file beside its place and move it there, so that nobody reads half of it.
-
-    :param path: its place
-    :param write: writes into the open file
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("w", newline="") as file:
-        write(file)
-    os.replace(unfinished, path)

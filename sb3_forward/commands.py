@@ -1,0 +1,73 @@
+"""What the commands have in common: mistakes of their users, environments by name, and files that are never half there."""
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for; its text is all that is printed."""
+
+
+def first_line(error: Exception) -> str:
+    """
+    :param error: an exception of another package
+    :return: what it says, in one line
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def import_packages(names: Iterable[str]) -> None:
+    """
+    Import what registers environments.
+
+    :param names: modules, beside those that the RL Zoo knows
+    :raises UserError: if one cannot be imported
+    """
+    import rl_zoo3.import_envs  # noqa: F401
+
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"cannot import --gym-packages {name}: {error}") from error
+
+
+def make_env(env: str, **kwargs: Any) -> Any:
+    """
+    Make an environment, so that what keeps it from being made is said before any work starts.
+
+    :param env: its ID
+    :param kwargs: arguments of its constructor
+    :return: the environment
+    :raises UserError: if it is unknown or cannot be made
+    """
+    import gymnasium as gym
+
+    if env not in gym.registry:
+        close = difflib.get_close_matches(env, gym.registry, n=1)
+        raise UserError(
+            f"unknown environment {env!r}"
+            + (f", did you mean {close[0]}?" if close else "; is its package in --gym-packages?")
+        )
+    try:
+        return gym.make(env, **kwargs)
+    except Exception as error:
+        raise UserError(f"cannot make {env}: {first_line(error)}") from error
+
+
+def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
+    """
+    Write a file beside its place and move it there, so that nobody reads half of it.
+
+    :param path: its place
+    :param write: writes into the open file
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        write(file)
+    os.replace(unfinished, path)

@@ -1,0 +1,114 @@
+"""What the blocks of a policy make of some observations, looked at without a trace in its training."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from sb3_forward.blocks import Activations, Block, as_matrix
+from sb3_forward.features import dead_share, distortion, effective_rank, saturated_share, singular_values
+from sb3_forward.network import HiddenNetwork
+
+# Activations with a lower and an upper bound that they come near to, but cannot pass
+BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Tanh: (-1.0, 1.0),
+    nn.Softsign: (-1.0, 1.0),
+    nn.Sigmoid: (0.0, 1.0),
+}
+# What an activation may have behind it in its block without a change of its bounds
+TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout)
+
+
+class Recording(NamedTuple):
+    """What one block made of B observations."""
+
+    block: Block
+    inputs: th.Tensor  # (B, d_in)
+    outputs: th.Tensor  # (B, d_out)
+
+    @property
+    def units(self) -> int:
+        """How many units the outputs belong to: the channels of a convolution, else one unit for every column."""
+        channels = [layer.out_channels for layer in _layers(self.block) if isinstance(layer, _ConvNd)]
+        return channels[-1] if channels else self.outputs.shape[1]
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Lower and upper bound of the block's activation, ``None`` where it has none."""
+        layers = [layer for layer in _layers(self.block) if not isinstance(layer, TRANSPARENT)]
+        return BOUNDS.get(type(layers[-1])) if layers else None
+
+    def figures(self, disparity: str) -> dict[str, float]:
+        """
+        What there is to say of the block in few words.
+
+        :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
+        :return: stress, strain, effective rank, share of dead and of saturated units (NaN if the activation is unbounded)
+        """
+        return {
+            **distortion(self.inputs, self.outputs, disparity),
+            "effective_rank": effective_rank(singular_values(self.outputs)),
+            "dead": dead_share(self.outputs, self.units),
+            "saturated": saturated_share(self.outputs, self.units, self.bounds) if self.bounds else math.nan,
+        }
+
+
+def network_of(policy: nn.Module) -> HiddenNetwork:
+    """
+    :param policy: any actor-critic policy, also a compiled one
+    :return: its blocks
+    :raises ValueError: if it cannot be split into blocks and heads
+    """
+    policy = getattr(policy, "_orig_mod", policy)
+    if not isinstance(policy, ActorCriticPolicy):
+        raise ValueError(f"{type(policy).__name__} is no actor-critic policy as A2C and PPO have them.")
+    return HiddenNetwork(policy)
+
+
+def record(policy: nn.Module, observations: PyTorchObs) -> list[Recording]:
+    """
+    Send observations up a policy.
+
+    :param policy: any actor-critic policy, also a compiled one; it is left as it was, training modes and random
+        generators included
+    :param observations: (B, ...) as the rollout buffer holds them, on the device of the policy
+    :return: inputs and outputs of every block with parameters, from the bottom up
+    :raises ValueError: if the policy cannot be split into blocks and heads
+    """
+    network = network_of(policy)
+    recordings: list[Recording] = []
+
+    def keep(block: Block, inputs: Activations) -> Activations:
+        outputs = block.forward(inputs)
+        if block.parameters:
+            recordings.append(Recording(block, as_matrix(inputs), as_matrix(outputs)))
+        return outputs
+
+    with th.no_grad(), _at_rest(network.policy):
+        network.latents(observations, keep)
+    return recordings
+
+
+@contextmanager
+def _at_rest(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Dropout off and statistics of BatchNorm at rest; a module of the user's own may even draw random numbers."""
+    modes = {module: module.training for module in policy.modules()}
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    policy.set_training_mode(False)
+    try:
+        with th.random.fork_rng(devices):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _layers(block: Block) -> list[nn.Module]:
+    # What could not be split is one module, of which nothing is known
+    return list(block.forward) if isinstance(block.forward, nn.Sequential) else []
