@@ -95,7 +95,7 @@ def plot_schedules(model: CostModel) -> Figure:
     for axes, (name, spans) in zip(figure.subplots(3, 1, sharex=True), pictures.items(), strict=True):
         _gantt(axes, spans)
         axes.set(
-            title=f"{title}: {MINIBATCHES} minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3)
+            title=f"{name}: {MINIBATCHES} minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3)
         )
     axes.set(xlabel="ms")
     return figure
