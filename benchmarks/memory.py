@@ -1,0 +1,293 @@
+"""
+How much memory train() needs against the depth of the network, beside SB3's PPO.
+
+For every depth, and for either class in a process of its own: PPO with so many hidden layers (for actor and critic each)
+learns from one rollout, so that its optimizers have their state; then another rollout is collected, and the train() on it is
+watched.
+
+  peak_bytes        the most that was allocated at once in train(), beyond what was there when it began: parameters, state of
+                    the optimizers and rollout; gradients count. On a CPU from the events of PyTorch's own allocator, as its
+                    profiler records them (what is read off them is checked against a case counted by hand), on CUDA from
+                    max_memory_allocated()
+  parameter_bytes   parameters of the policy
+  state_bytes       state of its optimizers
+  peak_rss          the most that another such process, without the profiler, has had resident until the end of train():
+                    interpreter and libraries, parameters, states, everything (Linux only)
+
+The rows go to memory.csv, in the place of older ones of the same settings; memory.md and memory.png are made of all rows with
+this --width, --batch-size and --device.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch as th
+from matplotlib.figure import Figure
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import (
+    RESULTS,
+    Row,
+    machine,
+    machines,
+    markdown_table,
+    replace_rows,
+    save_figure,
+    whole_number,
+    write_text,
+)
+from sb3_forward import ForwardPPO
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.memory
+  python -m benchmarks.memory --depths 4 64 --width 64 --batch-size 64
+  python -m benchmarks.memory --device cuda"""
+
+CLASSES: dict[str, type[PPO]] = {"stock": PPO, "forward": ForwardPPO}
+STATUS = Path("/proc/self/status")
+MIB = 2**20
+
+
+class Setting(NamedTuple):
+    """What one row is about."""
+
+    side: str  # key of CLASSES
+    depth: int
+    width: int
+    batch_size: int
+    device: str
+
+
+# === In a process of its own ===
+
+
+def ready_model(setting: Setting) -> OnPolicyAlgorithm:
+    """
+    :param setting: what to measure
+    :return: a model that has learned from one rollout, and has another one that it has not learned from
+    """
+    th.set_num_threads(1)
+    model = CLASSES[setting.side](
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", n_envs=2, seed=0),
+        n_steps=1024,
+        batch_size=setting.batch_size,
+        n_epochs=1,  # a further one needs no more memory
+        policy_kwargs={"net_arch": [setting.width] * setting.depth},
+        seed=0,
+        device=setting.device,
+    )
+    model.learn(2048)
+    train = model.train
+    model.train = lambda: None  # type: ignore[method-assign]
+    model.learn(2048, reset_num_timesteps=False)
+    model.train = train  # type: ignore[method-assign]
+    # SB3 keeps the gradients of the last step until it makes new ones: they belong to train()
+    model.policy.zero_grad(set_to_none=True)
+    return model
+
+
+def allocated(setting: Setting) -> dict[str, int]:
+    """
+    :param setting: what to measure
+    :return: bytes in tensors, by what they are
+    """
+    model = ready_model(setting)
+    states = [value for state in model.policy.optimizer.state.values() for value in state.values()]
+    peak_in = _peak_on_cuda if model.device.type == "cuda" else peak_on_cpu
+    return {
+        "peak_bytes": peak_in(model.train),
+        "parameter_bytes": sum(parameter.nbytes for parameter in model.policy.parameters()),
+        "state_bytes": sum(value.nbytes for value in states if isinstance(value, th.Tensor)),
+    }
+
+
+def resident(setting: Setting) -> dict[str, int]:
+    """
+    :param setting: what to measure
+    :return: the most bytes that this process has had resident once the model is trained
+    """
+    ready_model(setting).train()
+    # Not getrusage(): a new process inherits that figure from the one that started it
+    found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    assert found is not None
+    return {"peak_rss": int(found[1]) * 1024}
+
+
+def peak_on_cpu(call: Callable[[], object]) -> int:
+    """
+    :param call: what to watch
+    :return: the most bytes of what it allocates for tensors on the CPU that were there at once
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    assert profiler.profiler is not None
+    # What was freed that had been there before leaves no event
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def check_peak_on_cpu() -> None:
+    """
+    :raises RuntimeError: if the profiler's events do not tell what is counted by hand
+    """
+
+    def known() -> None:
+        one = th.empty(1000)  # 4000 bytes
+        two = one + one  # 8000
+        del one  # 4000
+        three = th.cat([two, two, two])  # 16000
+        del two, three
+        th.empty(3000)  # 12000
+
+    if (found := peak_on_cpu(known)) != 16_000:
+        raise RuntimeError(f"PyTorch {th.__version__} reports a peak of {found} bytes where there are 16000")
+
+
+def _peak_on_cuda(call: Callable[[], object]) -> int:
+    th.cuda.synchronize()
+    th.cuda.reset_peak_memory_stats()
+    before = th.cuda.memory_allocated()
+    call()
+    return th.cuda.max_memory_allocated() - before
+
+
+# === Report ===
+
+
+def measure(setting: Setting) -> Row:
+    """
+    :param setting: what to measure
+    :return: its row
+    """
+    row: Row = setting._asdict()
+    for reading in (allocated, resident):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            row |= process.submit(reading, setting).result()
+    return {**row, "machine": machine(setting.device)}
+
+
+def curves(rows: list[Row]) -> dict[str, dict[int, Row]]:
+    """
+    :param rows: rows of one width, batch size and device
+    :return: by class and depth, shallow to deep
+    """
+    ordered = sorted(rows, key=lambda row: int(row["depth"]))
+    return {side: {int(row["depth"]): row for row in ordered if row["side"] == side} for side in CLASSES}
+
+
+def report(rows: list[Row]) -> str:
+    """
+    :param rows: rows of one width, batch size and device, at least one
+    :return: the table in Markdown
+    """
+    stock, forward = curves(rows).values()
+    header = ["hidden layers", "SB3: peak of `train()`", "ours", "parameters", "state of optimizers", "SB3: peak RSS", "ours"]
+    lines = []
+    depths = [depth for depth in stock if depth in forward]
+    for depth in depths:
+        cells = [stock[depth]["peak_bytes"], forward[depth]["peak_bytes"]]
+        cells += [forward[depth]["parameter_bytes"], forward[depth]["state_bytes"]]
+        cells += [stock[depth]["peak_rss"], forward[depth]["peak_rss"]]
+        lines.append([depth, *(f"{int(cell) / MIB:.2f}" for cell in cells)])
+    width, batch_size, device = (rows[0][key] for key in ("width", "batch_size", "device"))
+    text = f"Made by `python -m benchmarks.memory --width {width} --batch-size {batch_size} --device {device}`. "
+    text += f"{machines(rows)} In MiB; PPO, width {width}, minibatches of {batch_size} on {device}, "
+    text += "rollouts of 2048 rows.\n\n" + markdown_table(header, lines)
+    if {4, 64} <= set(depths):
+        grown = [int(curve[64]["peak_bytes"]) / int(curve[4]["peak_bytes"]) for curve in (stock, forward)]
+        text += f"\nFrom 4 to 64 layers the peak of `train()` grows {grown[0]:.2f} times with SB3, {grown[1]:.2f} times with "
+        text += "ours (target: at most 1.10 times).\n"
+    return text
+
+
+def plot(rows: list[Row]) -> Figure:
+    """
+    :param rows: rows of one width, batch size and device, at least one
+    :return: both peaks against the depth
+    """
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for side, curve in curves(rows).items():
+        label = "SB3 (backpropagation)" if side == "stock" else "ours (forward)"
+        left.plot(list(curve), [int(row["peak_bytes"]) / MIB for row in curve.values()], "o-", label=label)
+        right.plot(list(curve), [int(row["peak_rss"]) / MIB for row in curve.values()], "o-", label=label)
+    static = {depth: int(row["parameter_bytes"]) + int(row["state_bytes"]) for depth, row in curve.items()}
+    right.plot(list(static), [size / MIB for size in static.values()], "k:", label="parameters and states")
+    left.set(title="train(): peak beyond parameters and states", yscale="log")
+    right.set(title="peak resident memory of the process", ylim=(0, None))
+    for axes in (left, right):
+        axes.set(xlabel="hidden layers", ylabel="MiB", xscale="log", xticks=list(curve), xticklabels=list(curve))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+# === Command line ===
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """
+    :param arguments: the command line
+    :return: its values
+    """
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.memory",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    depths = [2, 4, 8, 16, 32, 64, 128]
+    parser.add_argument("--depths", type=whole_number, nargs="+", default=depths, help="hidden layers (default: 2 to 128)")
+    parser.add_argument("--width", type=whole_number, default=256, help="units per layer (default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole_number, default=256, help="of PPO (default: %(default)s)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    args = parser.parse_args(arguments)
+    if not STATUS.exists():
+        parser.error("the resident memory is read from /proc, which this system does not have: use Linux")
+    if args.device == "cuda" and not th.cuda.is_available():
+        parser.error("there is no CUDA device: use --device cpu")
+    return args
+
+
+def main(arguments: list[str]) -> int:
+    """
+    Measure, and report all that there is with the same width, batch size and device.
+
+    :param arguments: the command line
+    :return: the exit code: 0, or 2 for a mistake of the user
+    """
+    args = parse(arguments)
+    check_peak_on_cpu()
+    depths = sorted(set(args.depths))
+    settings = [Setting(side, depth, args.width, args.batch_size, args.device) for depth in depths for side in CLASSES]
+    for setting in settings:
+        row = measure(setting)
+        rows = replace_rows(args.output / "memory.csv", [row], lambda row: [str(row[key]) for key in Setting._fields])
+        sizes = ", ".join(f"{key} {row[key] / MIB:.2f} MiB" for key in ("peak_bytes", "state_bytes", "peak_rss"))
+        print(f"{setting.side}, {setting.depth} layers: {sizes}", flush=True)
+    about = [str(value) for value in (args.width, args.batch_size, args.device)]
+    rows = [row for row in rows if [row["width"], row["batch_size"], row["device"]] == about]
+    write_text(args.output / "memory.md", report(rows))
+    save_figure(plot(rows), args.output / "memory.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""Takes the times of a case: both classes in one process, by turns."""
+
+import argparse
+import gc
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from benchmarks.harness import Row
+from benchmarks.speed.cases import SIDES, RunCase, UpdateCase
+from sb3_forward.anchors import ANCHORS
+from sb3_forward.compare.plan import VARIANTS, Question, Run, make_plan
+
+STAGES = ("train", "collect", "learn")
+# An update of A2C is too short to be timed alone
+STEPS_PER_REPEAT = 2048
+
+
+class Stopwatch:
+    """
+    Takes the time within ``learn()``, and of it within ``train()`` and ``collect_rollouts()``.
+
+    :param model: the model; its methods are replaced
+    """
+
+    def __init__(self, model: OnPolicyAlgorithm) -> None:
+        self.model = model
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        model.train = self._timed("train", model.train)  # type: ignore[method-assign]
+        model.collect_rollouts = self._timed("collect", model.collect_rollouts)  # type: ignore[method-assign]
+        model.learn = self._timed("learn", model.learn)  # type: ignore[method-assign]
+
+    def learn(self, steps: int) -> Row:
+        """
+        Go on learning.
+
+        :param steps: environment steps, rounded up to whole rollouts
+        :return: the steps that were done, and the seconds within each method
+        """
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        before = self.model.num_timesteps
+        # What the other class left is not collected at the expense of this one
+        gc.collect()
+        self.model.learn(steps, reset_num_timesteps=False)
+        times = {f"{stage}_seconds": round(seconds, 7) for stage, seconds in self.seconds.items()}
+        return {"steps": self.model.num_timesteps - before, **times}
+
+    def _timed(self, stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.seconds[stage] += time.perf_counter() - start
+
+        return timed
+
+
+def time_updates(case: UpdateCase, repeats: int) -> Iterator[Row]:
+    """
+    :param case: the case
+    :param repeats: how many of each class
+    :return: one row per class and repeat
+    """
+    watches = {side: Stopwatch(case.make(side)) for side in SIDES}
+    for side, watch in watches.items():
+        # What is made on first use: the state of the optimizers, and for ours a full set of anchors
+        watch.learn(max(case.rows, ANCHORS) if side == "forward" else case.rows)
+    for repeat in range(repeats):
+        for side in _by_turns(repeat):
+            times = watches[side].learn(max(STEPS_PER_REPEAT // case.rows, 1) * case.rows)
+            yield {"case": case.name, "class": side, "repeat": repeat, **times}
+
+
+def time_runs(case: RunCase, repeats: int, timesteps: int) -> Iterator[Row]:
+    """
+    :param case: the case
+    :param repeats: runs of each class, with the seeds 0, 1, ...
+    :param timesteps: length of a run
+    :return: one row per class and repeat
+    """
+    variants = {name: VARIANTS[name] for name in ("bp", "forward")}
+    question = Question([case.env], case.algo, [0], variants, {}, timesteps, False, None, None, [], "cpu")
+    runs = dict(zip(SIDES, make_plan(question)[0], strict=True))
+    for repeat in range(repeats):
+        for side in _by_turns(repeat):
+            with tempfile.TemporaryDirectory() as folder:
+                model = _zoo_model(runs[side]._replace(seed=repeat), Path(folder))
+                with closing(model.get_env()):  # type: ignore[type-var]
+                    times = Stopwatch(model).learn(timesteps)
+            yield {"case": case.name, "class": side, "repeat": repeat, **times}
+
+
+def _zoo_model(run: Run, folder: Path) -> OnPolicyAlgorithm:
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    config = folder / "hyperparams.yml"
+    config.write_text(yaml.safe_dump({run.env: {**run.hyperparams, "n_timesteps": run.timesteps}}))
+    manager = ExperimentManager(
+        argparse.Namespace(),
+        run.zoo_algo,
+        run.env,
+        log_folder=str(folder),
+        n_timesteps=run.timesteps,
+        eval_freq=-1,
+        seed=run.seed,
+        verbose=0,
+        device="cpu",
+        config=str(config),
+    )
+    # It prints the hyperparameters
+    with redirect_stdout(io.StringIO()):
+        started = manager.setup_experiment()
+    assert started is not None
+    assert isinstance(started[0], OnPolicyAlgorithm)
+    return started[0]
+
+
+def _by_turns(repeat: int) -> tuple[str, ...]:
+    # What drifts meanwhile, such as the clock of the CPU, meets both alike
+    return SIDES if repeat % 2 == 0 else SIDES[::-1]
