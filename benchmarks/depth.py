@@ -129,7 +129,9 @@ def report(rows: list[Row]) -> str:
         for depth, returns in by_depth.items():
             value, low, high = _estimate(returns)
             each = ", ".join(f"{final:.0f}" for final in returns)
-            lines.append([variant, depth, f"{value:.1f} [{low:.1f}, {high:.1f}]", each])
+            # One seed has no interval
+            interval = f" [{low:.1f}, {high:.1f}]" if len(returns) > 1 else ""
+            lines.append([variant, depth, f"{value:.1f}{interval}", each])
     width, timesteps = rows[0]["width"], rows[0]["timesteps"]
     text = f"Made by `python -m benchmarks.depth --width {width} --timesteps {timesteps}`. {machines(rows)} Final return on "
     text += "CartPole-v1: interquartile mean over seeds with its 95 % bootstrap interval.\n\n"

@@ -12,7 +12,7 @@ import stable_baselines3
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_forward.compare.results import write_whole
+from sb3_forward.commands import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -94,9 +94,7 @@ def plot_schedules(model: CostModel) -> Figure:
     longest = max(map(makespan, pictures.values()))
     for axes, (name, spans) in zip(figure.subplots(3, 1, sharex=True), pictures.items(), strict=True):
         _gantt(axes, spans)
-        axes.set(
-            title=f"{name}: {MINIBATCHES} minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3)
-        )
+        axes.set(title=f"{name}: {MINIBATCHES} minibatches of {PICTURED.batch_size}", ylabel="device", xlim=(0, longest * 1e3))
     axes.set(xlabel="ms")
     return figure
 
