@@ -84,5 +84,7 @@ def _reward(buffer: RolloutBuffer) -> str:
 
 
 def _first_non_finite(values: np.ndarray) -> tuple[int, ...] | None:
+    if not np.issubdtype(values.dtype, np.floating):  # images are large
+        return None
     finite = np.isfinite(values)
     return None if finite.all() else tuple(int(i) for i in np.argwhere(~finite)[0])
