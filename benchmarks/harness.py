@@ -114,10 +114,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     :param figure: a figure
     :param path: where its PNG goes
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(unfinished, dpi=120, format="png")
-    os.replace(unfinished, path)
+    write_whole(path, lambda file: figure.savefig(file.buffer, dpi=120, format="png"))
 
 
 def whole_number(text: str) -> int:

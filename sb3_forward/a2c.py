@@ -53,15 +53,10 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         rows = len(rollout.returns)
         values = rollout.old_values if outputs.values is None else outputs.values
         error = values - rollout.returns
-        log_prob_slope = -rollout.advantages / rows
-        # Without a closed form, the entropy is estimated from the log-probabilities
-        entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
-        if outputs.entropy is None:
-            log_prob_slope = log_prob_slope + self.ent_coef / rows
-        losses = th.stack([-entropy.mean(), -(rollout.advantages * outputs.log_prob).mean(), error.square().mean()])
+        losses = th.stack([-outputs.entropy.mean(), -(rollout.advantages * outputs.log_prob).mean(), error.square().mean()])
         for key, loss in zip(("entropy_loss", "policy_loss", "value_loss"), losses.tolist(), strict=True):
             self.logger.record(f"train/{key}", loss)
-        return Slopes(log_prob_slope, -self.ent_coef / rows, error * (2 * self.vf_coef / rows))
+        return Slopes(-rollout.advantages / rows, -self.ent_coef / rows, error * (2 * self.vf_coef / rows))
 
     def learn(
         self: SelfForwardA2C,

@@ -41,10 +41,10 @@ class Anchors:
         rows = len(parts[0])
         room = min(ANCHORS, ANCHOR_BYTES * rows // sum(part.nbytes for part in parts))
         taken = th.randperm(rows)[: max(room // 8, room - self.rows)]
-        new = _pick(observations, taken)
+        new = pick(observations, taken)
         kept = th.randperm(self.rows)[: room - len(taken)]
         if len(kept) > 0:
-            new = _join(_pick(self.state["observations"], kept), new)
+            new = _join(pick(self.state["observations"], kept), new)
         self.state.update(observations=new, rows=len(kept) + len(taken))
 
     def batches(self, size: int) -> Iterator[PyTorchObs]:
@@ -53,10 +53,15 @@ class Anchors:
         :return: all observations, batch by batch
         """
         for first in range(0, self.rows, size):
-            yield _pick(self.state["observations"], slice(first, first + size))
+            yield pick(self.state["observations"], slice(first, first + size))
 
 
-def _pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
+def pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
+    """
+    :param observations: (N, ...), or a dictionary of such
+    :param rows: (B,) indices, or a range
+    :return: these rows
+    """
     if isinstance(observations, th.Tensor):
         return observations[rows]
     return {key: value[rows] for key, value in observations.items()}

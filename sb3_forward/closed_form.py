@@ -22,14 +22,13 @@ class HeadOutputs(NamedTuple):
     """What the heads say of B rows."""
 
     log_prob: th.Tensor  # (B,) of the actions taken
-    entropy: th.Tensor | None  # (B,), None where there is no closed form
+    entropy: th.Tensor  # (B,)
     values: th.Tensor | None = None  # (B,), None where they are not trained on the gradient of a loss
 
     def detached(self) -> "HeadOutputs":
         """The same values without their graph."""
-        log_prob, entropy, values = (None if output is None else output.detach() for output in self)
-        assert log_prob is not None
-        return HeadOutputs(log_prob, entropy, values)
+        values = None if self.values is None else self.values.detach()
+        return HeadOutputs(self.log_prob.detach(), self.entropy.detach(), values)
 
 
 class Slopes(NamedTuple):

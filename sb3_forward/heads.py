@@ -90,14 +90,15 @@ class Heads:
         """
         old, new = dict(zip(LATENTS, before, strict=True)), dict(zip(LATENTS, after, strict=True))
         for name, latent in self.linear_heads.items():
+            learned = returns if name == "value_net" else None
+            if old[latent] is new[latent] and learned is None:
+                continue
             head = getattr(self.policy, name)
             wanted, ridge = head(old[latent]), REFIT_RIDGE
-            if returns is not None and name == "value_net":
-                wanted[: len(returns), 0] = returns
+            if learned is not None:
+                wanted[: len(learned), 0] = learned
                 # Returns are noisy, and few rows say little: as much as one row weighs
                 ridge += 1 / len(wanted)
-            elif old[latent] is new[latent]:
-                continue
             weight, bias = _ridge_regression(new[latent], wanted - head(new[latent]), ridge)
             if not (weight.isfinite().all() and bias.isfinite().all()):
                 raise ValueError(
@@ -159,8 +160,12 @@ class Heads:
         :return: log-probabilities of the actions and entropies, and the values where they have a gradient to follow
         """
         distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
+        log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
+        if entropy is None:
+            # Without a closed form, it is estimated from the log-probabilities
+            entropy = -log_prob
         values = None if self.fits_values else self.policy.value_net(rollout.latent_vf).flatten()
-        return HeadOutputs(distribution.log_prob(rollout.actions), distribution.entropy(), values)
+        return HeadOutputs(log_prob, entropy, values)
 
     def step(self, batch: CachedRollout, objective: Objective, max_grad_norm: float) -> bool:
         """
@@ -197,14 +202,13 @@ class Heads:
     def _graph_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
         with th.enable_grad():
             outputs = self.evaluate(batch)
-        # Slopes at constants are slopes all the same
         slopes = objective(batch, outputs.detached())
         if slopes is None:
             return False
         for gradients in self._gradients:
             gradients.zero_()
         ends, starts = [outputs.log_prob], [slopes.log_prob]
-        if outputs.entropy is not None and outputs.entropy.requires_grad:
+        if outputs.entropy.requires_grad:
             ends.append(outputs.entropy)
             starts.append(th.full_like(outputs.entropy, slopes.entropy))
         if outputs.values is not None and slopes.values is not None:

@@ -22,9 +22,9 @@ from sb3_forward.blocks import Activations, Block, as_matrix, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
+from sb3_forward.latents import LatentRecorder, Latents
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
-from sb3_forward.recorder import LatentRecorder, Latents
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations

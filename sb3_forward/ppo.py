@@ -43,9 +43,8 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
 
     def _head_phase(self, rollout: CachedRollout) -> None:
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_range_vf = None
-        if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = self._current_clip_range_vf()
+        if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
         surrogate = Surrogate(clip_range, clip_range_vf, self.ent_coef, self.vf_coef, self.target_kl)
         for epoch in range(self.n_epochs):
@@ -65,10 +64,15 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         self.logger.record("train/clip_range", clip_range)
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
-        if self.clip_range_vf is None:
+        clip_range_vf = self._current_clip_range_vf()
+        if clip_range_vf is None:
             return rollout.returns
-        clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
         return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
+
+    def _current_clip_range_vf(self) -> float | None:
+        if self.clip_range_vf is None:
+            return None
+        return self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
 
     def _normalised(self, rollout: CachedRollout) -> CachedRollout:
         """The advantages of each minibatch of a shuffled rollout normalised, for all of them at once."""
@@ -132,12 +136,8 @@ class Surrogate:
         clipped = batch.advantages * ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
         # Where the clipped term is the smaller one, it is constant
         log_prob_slope = th.where(clipped < plain, 0.0, plain).mul_(-1 / rows)
-        # Without a closed form, the entropy is estimated from the log-probabilities
-        entropy = -outputs.log_prob if outputs.entropy is None else outputs.entropy
-        if outputs.entropy is None:
-            log_prob_slope += self.ent_coef / rows
         error, value_slope = self._value_error(batch, outputs.values)
-        self.records.append((log_ratio, th.min(plain, clipped), error, entropy))
+        self.records.append((log_ratio, th.min(plain, clipped), error, outputs.entropy))
         if self.target_kl is not None:
             self.kl = approximate_kl(log_ratio).item()
             # SB3 stops before the step, too

@@ -58,8 +58,8 @@ def test_overrides_are_found() -> None:
 WRITTEN_AFTER: dict[str, tuple[str, tuple[str, ...]]] = {
     "ppo.ppo:PPO.train": ("sb3_forward/ppo.py, Surrogate", ("020a6f06",)),
     "a2c.a2c:A2C.train": ("sb3_forward/a2c.py, _objective", ("c385ac12",)),
-    "common.on_policy_algorithm:OnPolicyAlgorithm.collect_rollouts": ("sb3_forward/recorder.py and guarded.py", ("00ea8aae",)),
-    "common.policies:ActorCriticPolicy.forward": ("sb3_forward/recorder.py", ("dbf9f4c7",)),
+    "common.on_policy_algorithm:OnPolicyAlgorithm.collect_rollouts": ("sb3_forward/latents.py and guarded.py", ("00ea8aae",)),
+    "common.policies:ActorCriticPolicy.forward": ("sb3_forward/latents.py", ("dbf9f4c7",)),
     "common.policies:ActorCriticPolicy.evaluate_actions": ("sb3_forward/heads.py, evaluate", ("4d695401",)),
     "common.policies:ActorCriticPolicy.extract_features": ("sb3_forward/network.py, latents", ("9b345985",)),
     "common.policies:ActorCriticPolicy._build": ("sb3_forward/policies.py, _build", ("7853be70",)),

@@ -1,6 +1,5 @@
 """Takes the times of a case: both classes in one process, by turns."""
 
-import argparse
 import gc
 import io
 import tempfile
@@ -10,13 +9,13 @@ from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import yaml
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.harness import Row
 from benchmarks.speed.cases import SIDES, RunCase, UpdateCase
 from sb3_forward.anchors import ANCHORS
-from sb3_forward.compare.plan import VARIANTS, Question, Run, make_plan
+from sb3_forward.compare.plan import VARIANTS, Question, make_plan
+from sb3_forward.compare.trial import set_up
 
 STAGES = ("train", "collect", "learn")
 # An update of A2C is too short to be timed alone
@@ -92,35 +91,12 @@ def time_runs(case: RunCase, repeats: int, timesteps: int) -> Iterator[Row]:
     for repeat in range(repeats):
         for side in _by_turns(repeat):
             with tempfile.TemporaryDirectory() as folder:
-                model = _zoo_model(runs[side]._replace(seed=repeat), Path(folder))
+                # It prints the hyperparameters
+                with redirect_stdout(io.StringIO()):
+                    _, model = set_up(runs[side]._replace(seed=repeat), Path(folder))
                 with closing(model.get_env()):  # type: ignore[type-var]
                     times = Stopwatch(model).learn(timesteps)
             yield {"case": case.name, "class": side, "repeat": repeat, **times}
-
-
-def _zoo_model(run: Run, folder: Path) -> OnPolicyAlgorithm:
-    from rl_zoo3.exp_manager import ExperimentManager
-
-    config = folder / "hyperparams.yml"
-    config.write_text(yaml.safe_dump({run.env: {**run.hyperparams, "n_timesteps": run.timesteps}}))
-    manager = ExperimentManager(
-        argparse.Namespace(),
-        run.zoo_algo,
-        run.env,
-        log_folder=str(folder),
-        n_timesteps=run.timesteps,
-        eval_freq=-1,
-        seed=run.seed,
-        verbose=0,
-        device="cpu",
-        config=str(config),
-    )
-    # It prints the hyperparameters
-    with redirect_stdout(io.StringIO()):
-        started = manager.setup_experiment()
-    assert started is not None
-    assert isinstance(started[0], OnPolicyAlgorithm)
-    return started[0]
 
 
 def _by_turns(repeat: int) -> tuple[str, ...]:

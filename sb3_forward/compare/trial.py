@@ -47,32 +47,11 @@ def train(run: Run) -> list[Row]:
     :param run: the run
     :return: the points of its learning curve, from random actions to the final model
     """
-    register()
-    from rl_zoo3.exp_manager import ExperimentManager
-
     for package in run.gym_packages:
         importlib.import_module(package)
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "hyperparams.yml"
-        config.write_text(yaml.safe_dump({run.env: {**run.hyperparams, "n_timesteps": run.timesteps}}))
-        set_random_seed(run.seed)
-        manager = ExperimentManager(
-            argparse.Namespace(),
-            run.zoo_algo,
-            run.env,
-            log_folder=folder,
-            n_timesteps=run.timesteps,
-            eval_freq=-1,
-            log_interval=-2,
-            seed=run.seed,
-            verbose=0,
-            device=run.device,
-            config=str(config),
-        )
-        started = manager.setup_experiment()
-        assert started is not None
-        model, _ = started
+        manager, model = set_up(run, Path(folder))
         manager.seed = run.seed + EVAL_SEED
         curve = Curve(run, manager.create_envs(EVAL_ENVS, eval_env=True, no_log=True))
         manager.callbacks.append(curve)
@@ -80,6 +59,39 @@ def train(run: Run) -> list[Row]:
         manager.learn(model)
         curve.add_final()
     return curve.rows
+
+
+def set_up(run: Run, folder: Path) -> tuple[Any, OnPolicyAlgorithm]:
+    """
+    Have the Zoo make the model of a run, with its environments.
+
+    :param run: the run
+    :param folder: where the Zoo may write
+    :return: the Zoo's ``ExperimentManager`` and the model
+    """
+    register()
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    config = folder / "hyperparams.yml"
+    config.write_text(yaml.safe_dump({run.env: {**run.hyperparams, "n_timesteps": run.timesteps}}))
+    set_random_seed(run.seed)
+    manager = ExperimentManager(
+        argparse.Namespace(),
+        run.zoo_algo,
+        run.env,
+        log_folder=str(folder),
+        n_timesteps=run.timesteps,
+        eval_freq=-1,
+        log_interval=-2,
+        seed=run.seed,
+        verbose=0,
+        device=run.device,
+        config=str(config),
+    )
+    started = manager.setup_experiment()
+    assert started is not None
+    assert isinstance(started[0], OnPolicyAlgorithm)
+    return manager, started[0]
 
 
 class Curve(BaseCallback):

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -69,14 +68,3 @@ def play(model: OnPolicyAlgorithm, steps: int, seed: int) -> States:
         steps=count,
         episode_returns=[value for values in model.env.env_method("get_episode_rewards") for value in values],
     )
-
-
-def pick(observations: PyTorchObs, rows: slice) -> PyTorchObs:
-    """
-    :param observations: (B, ...)
-    :param rows: which
-    :return: these rows
-    """
-    if isinstance(observations, th.Tensor):
-        return observations[rows]
-    return {key: part[rows] for key, part in observations.items()}
