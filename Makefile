@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
 # Small networks on small batches: more threads than one only slow each other down
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format build upstream clean
+.PHONY: help demo test lint format build docs upstream clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,9 +41,12 @@ format: $(INSTALLED)  ## format the code and sort the imports
 build: $(INSTALLED)  ## sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
+docs: $(INSTALLED)  ## the documentation as a site, in site/
+	$(BIN)/python -m mkdocs build --strict
+
 upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with our classes in the place of theirs
 	$(BIN)/python -m pip install --quiet --editable ".[tests,envs]" "stable-baselines3[extra]"
 	$(BIN)/python tests/upstream/run.py
 
 clean:  ## remove the environment and all build output
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,45 @@
+"""
+What MkDocs cannot do by itself: pages that link to files beside ``docs/``, by paths that are right in the repository, too.
+
+Results and changelog become part of the site at their path from the root, and ``../`` goes from the links of the pages.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+BESIDE = ("CHANGELOG.md", "hyperparams/*.yml", *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "txt")))
+# Of Sphinx, as the docstrings of Stable-Baselines3 have it, after its names have become code
+ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?([\w.]+)</code>")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """
+    :param files: what is in ``docs/``
+    :param config: of the site
+    :return: the same, and what lies beside
+    """
+    for path in sorted(path for pattern in BESIDE for path in ROOT.glob(pattern)):
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """
+    :param markdown: of a page
+    :param kwargs: not used
+    :return: the same, with links as the site has them
+    """
+    return markdown.replace("](../", "](")
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    """
+    :param html: of a page
+    :param kwargs: not used
+    :return: the same, with the names in docstrings as links to what they name
+    """
+    return ROLE.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', html)

@@ -1,0 +1,226 @@
+"""The site builds, and what README and docs print is true: code runs, commands parse, links, pictures and defaults are there."""
+
+import argparse
+import ast
+import inspect
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import rl_zoo3.import_envs  # noqa: F401
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.zoo.registration import register
+from tests.bare_python import ROOT
+
+register()
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+REPORTS = sorted([ROOT / "CHANGELOG.md", *(ROOT / "benchmarks" / "results").rglob("*.md")])
+COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install )\S")
+# Stands for an environment of the reader
+THEIRS = "MyEnv-v0"
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="a source distribution has no docs")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Lines of the bash blocks, and commands with arguments in the text that are not cut short by dots."""
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
+    lines += [code for code in inline if COMMAND.match(code) and "..." not in code]
+    found = [shlex.split(line, comments=True) for line in lines]
+    # Settings of the environment in front of it are the shell's business
+    return [words[next(i for i, word in enumerate(words) if "=" not in word) :] for words in found if words]
+
+
+def links(page: Path) -> list[str]:
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in target]
+
+
+def parametrize(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=map(name, pages))
+
+
+# === The site ===
+
+
+def test_site(tmp_path: Path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    for page in (ROOT / "docs").rglob("*.md"):
+        html = (tmp_path / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
+        # It asks no other server for anything
+        assert not re.search(r"<(script|img|iframe)[^>]+src=\"?(https?:)?//", html)
+        assert not re.search(r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(https?:)?//", html)
+    assert (tmp_path / "CHANGELOG.html").is_file()
+    assert "local_learning_rate" in (tmp_path / "api.html").read_text()
+    for page in PAGES:
+        for target in links(page):
+            if target.startswith("../"):
+                assert (tmp_path / target.removeprefix("../")).with_suffix(
+                    ".html" if target.endswith(".md") else Path(target).suffix
+                ).is_file(), f"{target} of {name(page)} is not in the site"
+
+
+# === Code ===
+
+
+@parametrize([page for page in PAGES if blocks(page, "python")])
+def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learn = OnPolicyAlgorithm.learn
+
+    def learn_less(self: OnPolicyAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> OnPolicyAlgorithm:
+        return learn(self, 1, *args, **kwargs)
+
+    monkeypatch.setattr(OnPolicyAlgorithm, "learn", learn_less)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, name(page), "exec"), namespace)
+
+
+# === Commands ===
+
+
+class Parsed(Exception):
+    """A command line was understood."""
+
+
+def understands(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command as far as its arguments have been parsed; what it does not understand ends it with SystemExit."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
+        parse_args(self, args, namespace)
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(sys, "argv", [module, *arguments])
+        patch.setattr(subprocess, "call", subprocess.call)  # which `python -m sb3_forward.zoo` wraps
+        try:
+            with pytest.raises(Parsed):
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit:
+            pytest.fail(f"{module} does not understand {shlex.join(arguments)}")
+
+
+def extras() -> set[str]:
+    project = (ROOT / "pyproject.toml").read_text()
+    table = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    return set(re.findall(r"^(\w+) = \[", table, re.MULTILINE))
+
+
+def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    match words:
+        case ["python", "-m", ("pytest" | "mkdocs") as module, *arguments]:
+            assert find_spec(module) is not None
+            assert all((ROOT / argument).exists() for argument in arguments if argument.startswith("tests/"))
+        case ["python", "-m", module, *arguments]:
+            understands(module, arguments, monkeypatch)
+        case ["python", file, *arguments]:
+            assert (ROOT / file).is_file()
+            if file.startswith("benchmarks/"):
+                understands(file.removesuffix(".py").replace("/", "."), arguments, monkeypatch)
+        case ["make", *targets]:
+            known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert set(targets) <= set(known)
+        case ["pip", "install", *packages]:
+            for package in packages:
+                asked = re.fullmatch(r"(?:\.|sb3-forward)(?:\[([\w,]+)\])?", package)
+                assert asked, f"{package} is not ours"
+                assert set((asked[1] or "").split(",")) - {""} <= extras()
+        case ["tensorboard", "--logdir", _]:
+            assert find_spec("tensorboard") is not None
+        case _:
+            pytest.fail(f"no check knows the command {shlex.join(words)}")
+
+
+@parametrize([page for page in PAGES if commands(page)])
+def test_commands(page: Path, monkeypatch: pytest.MonkeyPatch):
+    for words in commands(page):
+        check(words, monkeypatch)
+        for option, value in zip(words, words[1:], strict=False):
+            if option == "--env":
+                assert value in gym.registry or value == THEIRS
+
+
+@parametrize(PAGES)
+def test_named_commands_exist(page: Path):
+    """Also those that are cut short."""
+    for module in re.findall(r"python\s+-m\s+((?:sb3_forward|benchmarks|rl_zoo3)[\w.]*\w)", page.read_text()):
+        assert find_spec(module) is not None, module
+    for script in re.findall(r"python\s+(\w+/\w+\.py)", page.read_text()):
+        assert (ROOT / script).is_file(), script
+
+
+# === Links and pictures ===
+
+
+@pytest.fixture(scope="module")
+def in_git() -> set[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("this is no clone")
+    return set(listed.stdout.splitlines())
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@parametrize([*PAGES, *REPORTS])
+def test_links(page: Path, in_git: set[str]):
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert name(file) in in_git, f"{target} is not in git"
+        assert not anchor or anchor in anchors(file), f"there is no heading for {target}"
+
+
+@parametrize([page for page in PAGES if re.search(r"!\[", page.read_text())])
+def test_pictures_have_their_command(page: Path):
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", prose(page)):
+        folder, file = Path(picture).parts[-2:]
+        command = f"benchmarks.{re.split(r'[_.]', file)[0]}" if folder == "results" else f"sb3_forward.{folder}"
+        assert any(words[:3] == ["python", "-m", command] for words in commands(page)), f"{picture} without {command}"
+
+
+# === Parameters ===
+
+
+def test_every_parameter_and_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| `(.+?)` \|", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
+    printed = {parameter: (ast.literal_eval(ppo), ast.literal_eval(a2c)) for parameter, ppo, a2c in rows}
+
+    def defaults(function: Any) -> dict[str, Any]:
+        parameters = inspect.signature(function).parameters.values()
+        return {parameter.name: parameter.default for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+
+    shared = {**defaults(ForwardPolicy.__init__), **defaults(ForwardOnPolicyAlgorithm.__init__)}
+    ppo, a2c = ({**shared, **defaults(algorithm.__init__)} for algorithm in (ForwardPPO, ForwardA2C))
+    assert printed == {parameter: (ppo[parameter], a2c[parameter]) for parameter in shared}
