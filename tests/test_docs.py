@@ -1,7 +1,8 @@
-"""The site builds, and what README and docs print is true: code runs, commands parse, links, pictures and defaults are there."""
+"""The site builds, and what README and docs print holds: code runs, commands parse, links lead somewhere, figures are rows."""
 
 import argparse
 import ast
+import csv
 import inspect
 import re
 import runpy
@@ -80,9 +81,8 @@ def test_site(tmp_path: Path):
     for page in PAGES:
         for target in links(page):
             if target.startswith("../"):
-                assert (tmp_path / target.removeprefix("../")).with_suffix(
-                    ".html" if target.endswith(".md") else Path(target).suffix
-                ).is_file(), f"{target} of {name(page)} is not in the site"
+                beside = re.sub(r"\.md(#.*)?$", ".html", target.removeprefix("../"))
+                assert (tmp_path / beside).is_file(), f"{target} of {name(page)} is not in the site"
 
 
 # === Code ===
@@ -163,9 +163,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commands(page: Path, monkeypatch: pytest.MonkeyPatch):
     for words in commands(page):
         check(words, monkeypatch)
-        for option, value in zip(words, words[1:], strict=False):
-            if option == "--env":
-                assert value in gym.registry or value == THEIRS
+        envs = {word for word in words if re.fullmatch(r"[\w/]+-v\d+", word)} - {THEIRS}
+        assert envs <= set(gym.registry)
 
 
 @parametrize(PAGES)
@@ -208,6 +207,34 @@ def test_pictures_have_their_command(page: Path):
         folder, file = Path(picture).parts[-2:]
         command = f"benchmarks.{re.split(r'[_.]', file)[0]}" if folder == "results" else f"sb3_forward.{folder}"
         assert any(words[:3] == ["python", "-m", command] for words in commands(page)), f"{picture} without {command}"
+
+
+# === Figures ===
+
+
+def test_runs_behind_the_defaults_are_those_of_the_csv():
+    with (ROOT / "benchmarks" / "results" / "tuning.csv").open() as file:
+        final = {(row["env"], row["code"], row["variant"], row["seed"]): row["final"] for row in csv.DictReader(file)}
+    row = r"^\| ([\w-]+) \| (\w+) \| .+ \| ([\w-]+) \| (\S+), (\S+) \|$"
+    printed = re.findall(row, (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
+    assert printed
+    for env, code, variant, *returns in printed:
+        assert returns == [final[env, code, variant, seed] for seed in ("101", "102")], (env, code, variant)
+
+
+def test_limits_are_those_of_the_report():
+    """Whoever changes the report reads that page again."""
+    limits = (ROOT / "docs" / "limits.md").read_text()
+    report = (ROOT / "benchmarks" / "results" / "compare" / "report.md").read_text()
+    rows = re.findall(r"^\| ([\w-]+-v\d) \| (\w+) \| (\S+ \[.+\]) \|$", limits, re.MULTILINE)
+    assert rows
+    for env, variant, final in rows:
+        section = report.split(f"### {env}\n")[1].split("\n#")[0]
+        assert f"| {variant} | 5 | {final} |" in section
+    for difference in re.findall(r"`(forward - \w+)`", limits):
+        found = re.search(rf"ppo, {difference}: \S+ \[(\S+), (\S+)\]", report)
+        assert found
+        assert float(found[1]) < 0 < float(found[2]), f"{difference} is a result now"
 
 
 # === Parameters ===
