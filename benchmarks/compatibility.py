@@ -11,6 +11,7 @@ Needs Python 3.11 and the package `packaging`; each environment takes one to sev
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.sets) - {"lowest", "newest"}:
         parser.error(f"unknown set: {', '.join(sorted(unknown))}, choose from lowest, newest")
+    if shutil.which(args.python) is None:
+        parser.error(f"there is no interpreter {args.python}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from benchmarks.harness import (
     whole_number,
     write_text,
 )
-from sb3_forward.commands import UserError
+from sb3_forward.commands import UserError, folder
 from sb3_forward.compare.plan import VARIANTS, Question, Run, make_plan, parse_seeds
 from sb3_forward.compare.statistics import Estimate, estimate, iqm, measure
 from sb3_forward.compare.sweep import on_this_machine
@@ -183,7 +183,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", default="5", help="5 for the seeds 1 to 5, 11-15 for a range (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=CHOICES, default=CHOICES, help="default: all")
     parser.add_argument("--jobs", type=whole_number, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     return parser.parse_args(arguments)
 
 

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import csv
 import io
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="the seeds 1 to this one (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "features.csv")
     args = parser.parse_args()
+    if unknown := set(args.env) - set(yaml.safe_load(default_config("forward_ppo").read_text())):
+        parser.error(f"no hyperparameters for {', '.join(sorted(unknown))}")
+    if not (args.seeds >= 1 and 1 <= args.timesteps < math.inf):
+        parser.error(f"--seeds and --timesteps must be at least 1, got {args.seeds} and {args.timesteps:g}")
     import rl_zoo3.import_envs  # noqa: F401
 
     register()

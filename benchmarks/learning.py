@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from sb3_forward.commands import UserError, import_packages, make_env
+from sb3_forward.zoo.registration import register
+
 FIELDS = (
     "env",
     "algo",
@@ -37,6 +40,22 @@ FIELDS = (
 EPISODES = 20
 
 
+def check(algo: str, envs: list[str]) -> None:
+    """
+    :param algo: key of the algorithm in the Zoo
+    :param envs: environments
+    :raises UserError: if one of them is unknown
+    """
+    import_packages([])
+    from rl_zoo3 import ALGOS
+
+    register()
+    if algo not in ALGOS:
+        raise UserError(f"unknown algorithm {algo!r}, choose from {', '.join(ALGOS)}")
+    for env in envs:
+        make_env(env).close()
+
+
 def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, folder: Path) -> None:
     """
     Train through the Zoo in a process of its own.
@@ -47,7 +66,7 @@ def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, fol
     :param params: hyperparameters to overwrite, as for ``-params``
     :param n_timesteps: steps, -1 for those of the Zoo's hyperparameters
     :param folder: log folder
-    :raises subprocess.CalledProcessError: if training fails
+    :raises UserError: if training fails
     """
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algo, "--env", env, "--seed", str(seed), "-f", str(folder)]
     command += ["--eval-freq", "10000", "--num-threads", "1", "--device", "cpu", "-n", str(n_timesteps), "--verbose", "0"]
@@ -55,9 +74,10 @@ def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, fol
         command += ["-params", *params]
     log = folder / "train.log"
     with log.open("w") as output:
-        subprocess.run(
-            command, check=True, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        finished = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    if finished.returncode != 0:
+        raise UserError(f"{env}, seed {seed}: {log.read_text().strip().splitlines()[-1]}")
 
 
 def evaluate(algo: str, env: str, folder: Path) -> dict[str, float]:
@@ -125,7 +145,7 @@ def report(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algo", required=True, help="key of the algorithm in the Zoo")
     parser.add_argument("--env", required=True, nargs="+", help="environments")
@@ -136,6 +156,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
     args = parser.parse_args()
+    if args.seeds < 1 or args.jobs < 1:
+        parser.error(f"--seeds and --jobs must be at least 1, got {args.seeds} and {args.jobs}")
+    try:
+        check(args.algo, args.env)
+    except UserError as error:
+        parser.error(str(error))
 
     def rows() -> list[dict[str, Any]]:
         if not args.csv.exists():
@@ -162,10 +188,15 @@ def main() -> None:
 
     done = {(row["env"], row["algo"], row["label"], int(row["seed"])) for row in rows()}
     jobs = [(env, seed) for env in args.env for seed in range(1, args.seeds + 1)]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(one, [job for job in jobs if (job[0], args.algo, args.label, job[1]) not in done]))
+    try:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(one, [job for job in jobs if (job[0], args.algo, args.label, job[1]) not in done]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     report(rows())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

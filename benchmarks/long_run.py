@@ -141,8 +141,8 @@ def main() -> int:
     parser.add_argument("--timesteps", type=float, default=2e6, help="(default: %(default)g)")
     parser.add_argument("--csv", type=Path, help="(default: benchmarks/results/long_run_ALGO.csv)")
     args = parser.parse_args()
-    if not args.timesteps >= 20_000:
-        parser.error(f"--timesteps must be at least 20000, or there is nothing to compare, got {args.timesteps:g}")
+    if not 20_000 <= args.timesteps < math.inf:
+        parser.error(f"--timesteps must be finite and at least 20000, or there is nothing to compare, got {args.timesteps:g}")
     th.set_num_threads(1)
     model, sampler = build(args.algo), Sampler(int(args.timesteps) // SAMPLES)
     model.learn(int(args.timesteps), callback=sampler)

@@ -46,6 +46,7 @@ from benchmarks.harness import (
     write_text,
 )
 from sb3_forward import ForwardPPO
+from sb3_forward.commands import folder
 
 EXAMPLES = """\
 examples:
@@ -257,7 +258,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--width", type=whole_number, default=256, help="units per layer (default: %(default)s)")
     parser.add_argument("--batch-size", type=whole_number, default=256, help="of PPO (default: %(default)s)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     args = parser.parse_args(arguments)
     if not STATUS.exists():
         parser.error("the resident memory is read from /proc, which this system does not have: use Linux")

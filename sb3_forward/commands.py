@@ -1,5 +1,6 @@
 """What the commands have in common: mistakes of their users, environments by name, and files that are never half there."""
 
+import argparse
 import difflib
 import importlib
 import os
@@ -57,6 +58,21 @@ def make_env(env: str, **kwargs: Any) -> Any:
         return gym.make(env, **kwargs)
     except Exception as error:
         raise UserError(f"cannot make {env}: {first_line(error)}") from error
+
+
+def folder(text: str) -> Path:
+    """
+    The ``type`` of an argument of a command line.
+
+    :param text: path of a folder that is there or can be made
+    :return: the path
+    :raises argparse.ArgumentTypeError: if a file is in the way
+    """
+    path = Path(text)
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f"{nearest} is no folder")
+    return path
 
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:

@@ -13,6 +13,7 @@ from benchmarks.pipeline.cost import CostModel
 from benchmarks.pipeline.processes import Chain, train
 from benchmarks.pipeline.report import plot_schedules, plot_speedup, report
 from benchmarks.pipeline.schedules import local, makespan, simulate
+from sb3_forward.commands import folder
 
 DESCRIPTION = """\
 Layer-parallel training: what forward learning and backpropagation come to when the layers are spread over devices.
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--measure", action="store_true", help="measure everything anew")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     args = parser.parse_args(arguments)
     th.set_num_threads(1)
     times = measured(args.output / "pipeline_blocks.csv", blocks.measure(), args.measure)

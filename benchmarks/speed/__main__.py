@@ -3,7 +3,6 @@
 import argparse
 import sys
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch as th
 
@@ -11,7 +10,7 @@ from benchmarks.harness import RESULTS, machine, read_rows, replace_rows, save_f
 from benchmarks.speed.cases import RUN_CASES, UPDATE_CASES, RunCase, UpdateCase
 from benchmarks.speed.report import plot, ratio, report
 from benchmarks.speed.stopwatch import STAGES, time_runs, time_updates
-from sb3_forward.commands import UserError
+from sb3_forward.commands import UserError, folder
 
 DESCRIPTION = """\
 How long an update, the collection of a rollout and a whole run take, beside SB3's stock class.
@@ -63,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=["*"], metavar="NAME", help=f"with wildcards (default: all): {names}")
     parser.add_argument("--repeats", type=whole_number, default=7, help="of each class (default: %(default)s)")
     parser.add_argument("--timesteps", type=whole_number, default=100_000, help="of the learn-* cases (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     return parser.parse_args(arguments)
 
 

@@ -1,13 +1,14 @@
 """The command line of ``python -m sb3_forward.compare``."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sb3_forward.commands import UserError
+from sb3_forward.commands import UserError, first_line, folder
 from sb3_forward.compare.plan import Question, Run, choose_variants, make_plan, parse_overrides, parse_seeds
 from sb3_forward.compare.results import Results
 from sb3_forward.compare.sweep import Outcome, on_ray, on_this_machine
@@ -72,7 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one per CPU)")
     parser.add_argument("--backend", choices=["loky", "ray"], default="loky", help="this machine, or a Ray cluster")
     parser.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, or a new one on this machine)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--report-only", action="store_true", help="run nothing, report what is in DIR")
     args = parser.parse_args(arguments)
     if not args.env and not args.report_only:
@@ -87,10 +88,16 @@ def planned(args: argparse.Namespace) -> list[Run]:
     :return: all runs that it asks for
     :raises UserError: if something in it makes no sense
     """
-    if args.timesteps is not None and args.timesteps < 1:
-        raise UserError(f"--timesteps must be at least 1, got {args.timesteps:g}")
+    if args.timesteps is not None and not 1 <= args.timesteps < math.inf:
+        raise UserError(f"--timesteps must be at least 1 and finite, got {args.timesteps:g}")
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {args.jobs}")
+    import torch as th
+
+    try:
+        th.device(args.device)
+    except RuntimeError as error:
+        raise UserError(f"--device: {first_line(error)}") from error
     question = Question(
         envs=list(dict.fromkeys(args.env)),
         algo=args.algo,
