@@ -68,7 +68,7 @@ def parametrize(pages: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_site(tmp_path: Path):
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     for page in (ROOT / "docs").rglob("*.md"):
@@ -167,6 +167,10 @@ def test_commands(page: Path, monkeypatch: pytest.MonkeyPatch):
         assert envs <= set(gym.registry)
 
 
+def test_every_extra_is_explained():
+    assert set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)) == extras()
+
+
 @parametrize(PAGES)
 def test_named_commands_exist(page: Path):
     """Also those that are cut short."""
@@ -207,6 +211,12 @@ def test_pictures_have_their_command(page: Path):
         folder, file = Path(picture).parts[-2:]
         command = f"benchmarks.{re.split(r'[_.]', file)[0]}" if folder == "results" else f"sb3_forward.{folder}"
         assert any(words[:3] == ["python", "-m", command] for words in commands(page)), f"{picture} without {command}"
+
+
+def test_design_has_every_module():
+    design = (ROOT / "docs" / "design.md").read_text()
+    modules = {path.name for path in (ROOT / "sb3_forward").glob("*.py")} - {"__init__.py"}
+    assert [module for module in sorted(modules) if f"`{module}`" not in design] == []
 
 
 # === Figures ===
