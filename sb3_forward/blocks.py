@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
+from sb3_forward.distances import Configuration
+
 # What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
 Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
 
@@ -33,8 +35,21 @@ class LocalStep(NamedTuple):
     """What one local step did."""
 
     outputs: Activations  # detached, computed before the step
+    configuration: Configuration  # theirs
     loss: float
     grad_norm: float  # before clipping
+
+
+# From the gradient (B, d) of the outputs as a matrix to those of a block's parameters; None where it has none
+Pull = Callable[[th.Tensor], "tuple[th.Tensor | None, ...]"]
+# From the gradient of an activation's outputs and these outputs to the gradient of its inputs
+Slope = Callable[[th.Tensor, th.Tensor], th.Tensor]
+
+SLOPES: dict[type[nn.Module], Slope] = {
+    nn.Tanh: th.ops.aten.tanh_backward,
+    nn.Sigmoid: th.ops.aten.sigmoid_backward,
+    nn.ReLU: lambda gradient, outputs: th.ops.aten.threshold_backward(gradient, outputs, 0),
+}
 
 
 class Block:
@@ -53,6 +68,7 @@ class Block:
         self.forward = forward
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
+        self._dense = _dense(forward, self.parameters)
 
     def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
         """
@@ -69,7 +85,7 @@ class Block:
         self,
         inputs: Activations,
         target: th.Tensor,
-        match: Callable[[th.Tensor, th.Tensor], tuple[th.Tensor, th.Tensor]],
+        match: Callable[[Configuration, th.Tensor], tuple[th.Tensor, th.Tensor]],
         max_grad_norm: float,
     ) -> LocalStep:
         """
@@ -83,13 +99,13 @@ class Block:
         :raises ValueError: if the loss or its gradient is not finite; no weight has moved then
         """
         assert self.optimizer is not None, f"block {self.name} has no parameters to train"
-        with th.enable_grad():
-            outputs = self.forward(inputs)
-            matrix = as_matrix(outputs)
-        loss, gradient = match(matrix.detach(), target)
-        gradients = th.autograd.grad(matrix, self.parameters, gradient, allow_unused=True)
+        outputs, pull = self._run_dense(inputs) if self._is_dense(inputs) else self._run(inputs)
+        configuration = Configuration(as_matrix(outputs))
+        loss, gradient = match(configuration, target)
+        gradients = pull(gradient)
         found = [part for part in gradients if part is not None]
-        value, norm = th.stack([loss, th.nn.utils.get_total_norm(found)]).tolist()
+        value, *norms = th.stack([loss, *(th.linalg.vector_norm(part) for part in found)]).tolist()
+        norm = math.hypot(*norms)
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise ValueError(
                 f"The local loss of block {self.name!r} is {value} with a gradient norm of {norm}; its weights "
@@ -99,11 +115,51 @@ class Block:
         if norm > max_grad_norm:
             for part in found:
                 part.mul_(max_grad_norm / norm)
-        for parameter, part in zip(self.parameters, gradients, strict=True):
-            parameter.grad = part
+        for parameter, own in zip(self.parameters, gradients, strict=True):
+            parameter.grad = own
         self.optimizer.step()
-        self.optimizer.zero_grad()  # no gradient outlives its block: memory does not grow with depth
-        return LocalStep(detached(outputs), value, norm)
+        for parameter in self.parameters:
+            parameter.grad = None  # no gradient outlives its block: memory does not grow with depth
+        return LocalStep(outputs, configuration, value, norm)
+
+    def _run(self, inputs: Activations) -> tuple[Activations, Pull]:
+        """Outputs without their graph, and the graph's use."""
+        with th.enable_grad():
+            outputs = self.forward(inputs)
+            matrix = as_matrix(outputs)
+        return detached(outputs), lambda gradient: th.autograd.grad(matrix, self.parameters, gradient, allow_unused=True)
+
+    def _is_dense(self, inputs: Activations) -> bool:
+        """Whether all that happens between inputs and outputs is that of :meth:`_run_dense`."""
+        if self._dense is None or not isinstance(self.forward, nn.Module) or not isinstance(inputs, th.Tensor):
+            return False
+        modules = (self.forward, *self._dense)
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        return not hooked and inputs.ndim == 2 and inputs.dtype == self._dense[0].weight.dtype
+
+    @th.no_grad()
+    def _run_dense(self, inputs: Any) -> tuple[th.Tensor, Pull]:
+        """As :meth:`_run`, in half the time where layers are small, for a linear layer and its activation."""
+        assert self._dense is not None
+        layer, activation = self._dense
+        outputs = activation(th.addmm(layer.bias, inputs, layer.weight.T))
+
+        def pull(gradient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            gradient = SLOPES[type(activation)](gradient, outputs)
+            return gradient.T @ inputs, gradient.sum(dim=0)
+
+        return outputs, pull
+
+
+def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tuple[nn.Linear, nn.Module] | None:
+    """The linear layer and the activation that a block consists of; None if it is anything else."""
+    if type(forward) is not nn.Sequential or len(forward) != 2:
+        return None
+    layer, activation = forward
+    if type(layer) is not nn.Linear or type(activation) not in SLOPES:
+        return None
+    trained = list(map(id, parameters)) == [id(layer.weight), id(layer.bias)]
+    return (layer, activation) if trained else None
 
 
 def build_optimizer(

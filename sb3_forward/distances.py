@@ -13,28 +13,56 @@ centred kernel alignment (CKA).
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch as th
+from torch.linalg import vector_norm
+
+
+class Configuration:
+    """
+    Points as MDS sees them, up to their place: rows of a minibatch, centred, and what losses and disparities read of them,
+    each computed once. One block's outputs are the next one's inputs.
+
+    :param x: (B, d) rows
+    """
+
+    def __init__(self, x: th.Tensor) -> None:
+        self.centred = x - x.mean(dim=0)
+        self.gram = self.centred @ self.centred.T
+
+    @classmethod
+    def of(cls, x: "th.Tensor | Configuration") -> "Configuration":
+        """
+        :param x: (B, d) rows, or their configuration
+        :return: their configuration
+        """
+        return cls(x) if isinstance(x, th.Tensor) else x
+
+    @cached_property
+    def distances(self) -> th.Tensor:
+        """
+        Euclidean distance between every two rows, (B, B), >= 0: from the Gram matrix, symmetric, exactly zero on the
+        diagonal and between equal rows; pairs closer than the rounding error of the product count as equal.
+        """
+        squared_norms = self.gram.diagonal()
+        sums = squared_norms[:, None] + squared_norms
+        squared = th.sub(sums, self.gram, alpha=2)
+        # The product leaves rounding noise where rows are equal; the square root would make distances of it
+        rounding = sums.mul_(32 * th.finfo(sums.dtype).eps)
+        # This way round, NaN stays NaN
+        return th.where(squared <= rounding, 0.0, squared).sqrt_()
 
 
 def pairwise_distances(x: th.Tensor) -> th.Tensor:
     """
-    Euclidean distance between every two rows: one matrix product, symmetric, exactly zero on the diagonal and
-    between equal rows.
+    See :attr:`Configuration.distances`.
 
     :param x: (B, d) rows
-    :return: (B, B) distances, >= 0; pairs closer than the rounding error of the product count as equal
+    :return: (B, B) distances, >= 0
     """
-    x = x - x.mean(dim=0)
-    gram = x @ x.T
-    squared_norms = gram.diagonal()
-    sums = squared_norms[:, None] + squared_norms[None, :]
-    squared = sums - 2 * gram
-    # The product leaves rounding noise where rows are equal; the square root would make distances of it
-    rounding = 32 * th.finfo(x.dtype).eps * sums
-    # This way round, NaN stays NaN
-    return th.where(squared <= rounding, 0.0, squared).sqrt()
+    return Configuration(x).distances
 
 
 def identity_disparity(distances: th.Tensor) -> th.Tensor:
@@ -57,107 +85,82 @@ def gaussian_disparity(distances: th.Tensor) -> th.Tensor:
     """
     bandwidth = th.where(distances > 0, distances, th.nan).nanmedian().nan_to_num(nan=1.0)
     # -expm1 keeps its digits where the distance is small against the bandwidth
-    return (-2 * th.expm1(-0.5 * (distances / bandwidth) ** 2)).sqrt()
+    return (distances / bandwidth).square_().mul_(-0.5).expm1_().mul_(-2).sqrt_()
 
 
-def stress_target(disparities: th.Tensor, guidance: th.Tensor | None = None, guidance_coef: float = 0.0) -> th.Tensor:
+def stress_target(distances: th.Tensor) -> th.Tensor:
     """
-    What :func:`stress` compares the output distances to: disparities of mean one, mixed with guidance distances of
-    mean one.
+    What :func:`stress` compares the output distances to: distances in units of their mean.
 
-    :param disparities: (B, B) disparities of the inputs
-    :param guidance: (B, B) distances of the guidance signal, or ``None``
-    :param guidance_coef: weight of the guidance, in [0, 1]
-    :return: (B, B) target, non-negative
+    :param distances: (B, B) disparities of the inputs, or distances of the guidance signal
+    :return: (B, B) target, non-negative, of mean one; zero where all distances are
     """
-    return _mix(_over_mean, disparities, guidance, guidance_coef)
+    return distances / distances.mean().clamp_min(th.finfo(distances.dtype).tiny)
 
 
-def strain_target(disparities: th.Tensor, guidance: th.Tensor | None = None, guidance_coef: float = 0.0) -> th.Tensor:
+def strain_target(distances: th.Tensor) -> th.Tensor:
     """
-    What :func:`strain` compares the output Gram matrix to: the double-centred Gram matrix of the disparities
-    (classical scaling, Torgerson 1952), of Frobenius norm one, mixed with that of the guidance distances.
+    What :func:`strain` compares the output Gram matrix to: the double-centred Gram matrix of the distances (classical
+    scaling, Torgerson 1952).
 
-    :param disparities: (B, B) disparities of the inputs
-    :param guidance: (B, B) distances of the guidance signal, or ``None``
-    :param guidance_coef: weight of the guidance, in [0, 1]
-    :return: (B, B) target, positive semi-definite up to rounding, its rows and columns sum to zero
+    :param distances: (B, B) disparities of the inputs, or distances of the guidance signal
+    :return: (B, B) target of Frobenius norm one, its rows and columns sum to zero; zero where all distances are
     """
-    return _mix(lambda distances: _over_norm(_centred_gram(distances)), disparities, guidance, guidance_coef)
+    gram = distances.square()
+    means = gram.mean(dim=0)
+    gram.sub_(means[:, None]).sub_(means).add_(means.mean()).mul_(-0.5)
+    return gram.div_(vector_norm(gram).clamp_min(th.finfo(gram.dtype).tiny))
 
 
-def stress(h: th.Tensor, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def stress(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
     Normalised raw stress ``mean_ij (D_ij / mean(D) - T_ij)^2`` of the outputs' distances ``D``, and its gradient.
 
     With ``C = dS/dD / D`` (zero where rows coincide: such pairs have no direction to move in) the gradient is
     ``2 (rowsum(C) h - C h)``.
 
-    :param h: (B, d) outputs
+    :param h: (B, d) outputs, or their configuration
     :param target: (B, B) from :func:`stress_target`
     :return: the loss, a scalar >= 0, and its gradient with respect to ``h``, (B, d)
     """
-    distances = pairwise_distances(h)
-    mean = distances.mean().clamp_min(th.finfo(h.dtype).tiny)
-    scaled = distances / mean
+    h = Configuration.of(h)
+    mean = h.distances.mean().clamp_min(th.finfo(h.gram.dtype).tiny)
+    scaled = h.distances / mean
     residual = scaled - target
     # In units of the mean distance: what saturated activations leave of it, squared, would overflow as a divisor
     slope = (2 / residual.numel()) * (residual - (residual * scaled).mean())
-    pull = th.where(distances > 0, slope / scaled, 0.0)
-    h = h / mean
-    return residual.square().mean(), (2 / mean) * (pull.sum(dim=1, keepdim=True) * h - pull @ h)
+    pull = th.where(h.distances > 0, slope / scaled, 0.0)
+    unit = h.centred / mean
+    return residual.square().mean(), (2 / mean) * (pull.sum(dim=1, keepdim=True) * unit - pull @ unit)
 
 
-def strain(h: th.Tensor, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def strain(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
     Normalised strain ``1 - <K, T> / (||K|| ||T||)`` of the outputs' centred Gram matrix ``K``, and its gradient
     ``2 dL/dK h``, centred: one minus the centred kernel alignment (Kornblith et al. 2019).
 
-    :param h: (B, d) outputs
+    :param h: (B, d) outputs, or their configuration
     :param target: (B, B) from :func:`strain_target`
     :return: the loss, a scalar in [0, 2], and its gradient with respect to ``h``, (B, d); both are zero where outputs
         or target do not vary, since nothing can be matched there
     """
-    centred = h - h.mean(dim=0)
-    gram = centred @ centred.T
-    tiny = th.finfo(h.dtype).tiny
-    gram_norm, target_norm = gram.norm(), target.norm()
-    gram_unit = gram / gram_norm.clamp_min(tiny)
-    target_unit = target / target_norm.clamp_min(tiny)
-    alignment = (gram_unit * target_unit).sum()
-    varies = ((gram_norm > 0) & (target_norm > 0)).to(h.dtype)
-    slope = (alignment * gram_unit - target_unit) * (varies / gram_norm.clamp_min(tiny))
-    return (1 - alignment) * varies, 2 * slope @ centred
+    h = Configuration.of(h)
+    tiny = th.finfo(h.gram.dtype).tiny
+    gram_norm, target_norm = vector_norm(h.gram), vector_norm(target)
+    varies = gram_norm.sign() * target_norm.sign()
+    gram_norm = gram_norm.clamp_min(tiny)
+    gram_unit, target_unit = h.gram / gram_norm, target / target_norm.clamp_min(tiny)
+    alignment = th.dot(gram_unit.flatten(), target_unit.flatten())
+    slope = gram_unit.mul_(alignment).sub_(target_unit)
+    return (1 - alignment) * varies, (slope @ h.centred).mul_(2 * varies / gram_norm)
 
 
 class LocalLoss(NamedTuple):
-    """A local loss: how its target is made of disparities, and how outputs are matched to it."""
+    """A local loss: how distances become a target, and how outputs are matched to it."""
 
-    target: Callable[[th.Tensor, th.Tensor | None, float], th.Tensor]
-    match: Callable[[th.Tensor, th.Tensor], tuple[th.Tensor, th.Tensor]]
+    target: Callable[[th.Tensor], th.Tensor]
+    match: Callable[[th.Tensor | Configuration, th.Tensor], tuple[th.Tensor, th.Tensor]]
 
 
 LOCAL_LOSSES = {"stress": LocalLoss(stress_target, stress), "strain": LocalLoss(strain_target, strain)}
 DISPARITIES = {"identity": identity_disparity, "gaussian": gaussian_disparity}
-
-
-def _mix(
-    normalise: Callable[[th.Tensor], th.Tensor], disparities: th.Tensor, guidance: th.Tensor | None, guidance_coef: float
-) -> th.Tensor:
-    if guidance is None or guidance_coef == 0:
-        return normalise(disparities)
-    return (1 - guidance_coef) * normalise(disparities) + guidance_coef * normalise(guidance)
-
-
-def _over_mean(distances: th.Tensor) -> th.Tensor:
-    return distances / distances.mean().clamp_min(th.finfo(distances.dtype).tiny)
-
-
-def _over_norm(gram: th.Tensor) -> th.Tensor:
-    return gram / gram.norm().clamp_min(th.finfo(gram.dtype).tiny)
-
-
-def _centred_gram(distances: th.Tensor) -> th.Tensor:
-    squared = distances.square()
-    means = squared.mean(dim=0)
-    return -0.5 * (squared - means[:, None] - means[None, :] + means.mean())

@@ -91,4 +91,4 @@ def distortion(inputs: th.Tensor, outputs: th.Tensor, disparity: str) -> dict[st
     :return: ``"stress"`` and ``"strain"``
     """
     disparities = DISPARITIES[disparity](pairwise_distances(inputs))
-    return {name: loss.match(outputs, loss.target(disparities, None, 0.0))[0].item() for name, loss in LOCAL_LOSSES.items()}
+    return {name: loss.match(outputs, loss.target(disparities))[0].item() for name, loss in LOCAL_LOSSES.items()}

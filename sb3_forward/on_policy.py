@@ -18,13 +18,14 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
 
 from sb3_forward.anchors import ANCHORS, Anchors
-from sb3_forward.blocks import Activations, Block, as_matrix, build_optimizer
-from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
+from sb3_forward.blocks import Activations, Block, build_optimizer
+from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import LatentRecorder, Latents
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+from sb3_forward.targets import Targets
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
@@ -226,15 +227,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     @th.no_grad()
     def _local_minibatch(self, observations: PyTorchObs, guidance: dict[str, th.Tensor], record: "LocalRecord") -> None:
-        make_target, match = LOCAL_LOSSES[self.local_loss]
-        wanted = {role: pairwise_distances(signal) for role, signal in guidance.items()}
+        targets = Targets(self.local_loss, self.disparity, guidance, self.guidance_coef)
+        match = LOCAL_LOSSES[self.local_loss].match
 
         def train_block(block: Block, inputs: Activations) -> Activations:
             if block.optimizer is None:
                 return block.forward(inputs)
-            disparities = DISPARITIES[self.disparity](pairwise_distances(as_matrix(inputs)))
-            target = make_target(disparities, wanted.get(block.role), self.guidance_coef)
-            step = block.local_step(inputs, target, match, self.max_grad_norm)
+            step = block.local_step(inputs, targets.of(inputs, block.role), match, self.max_grad_norm)
+            targets.remember(step.outputs, step.configuration)
             record.losses.setdefault(block.name, []).append(step.loss)
             record.grad_norms.append(step.grad_norm)
             return step.outputs

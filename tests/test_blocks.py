@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch as th
 from torch import nn
@@ -24,7 +26,7 @@ def test_local_steps_lower_the_local_loss(local_loss: str, layer: nn.Module) -> 
     make_target, match = LOCAL_LOSSES[local_loss]
     block = make_block(layer)
     inputs = th.randn(32, 4)
-    target = make_target(pairwise_distances(inputs), None, 0.0)
+    target = make_target(pairwise_distances(inputs))
     losses = [block.local_step(inputs, target, match, 0.5).loss for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -56,6 +58,42 @@ def test_gradient_is_that_of_the_local_loss() -> None:
     for old, new, reference in zip(before, block.parameters, twin.parameters, strict=True):
         assert reference.grad is not None
         th.testing.assert_close(old - new.detach(), reference.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.Sigmoid])
+@pytest.mark.parametrize("local_loss", LOCAL_LOSSES)
+def test_a_dense_block_takes_the_step_of_its_graph(activation: type[nn.Module], local_loss: str) -> None:
+    """The way without a graph is taken where nothing can tell the difference: not where somebody listens in."""
+    make_target, match = LOCAL_LOSSES[local_loss]
+    module = nn.Sequential(nn.Linear(4, 16), activation())
+    twin = copy.deepcopy(module)
+    twin[1].register_forward_hook(lambda *_: None)
+    inputs = th.randn(8, 4, generator=th.Generator().manual_seed(0))
+    steps, ways = [], []
+    for layers in (module, twin):
+        block = Block("actor.0", "actor", layers, layers.parameters())
+        block.build_optimizer(th.optim.Adam, 1e-2, {})
+        ways.append(block._is_dense(inputs))
+        steps.append([block.local_step(inputs, make_target(pairwise_distances(inputs)), match, 1e-2) for _ in range(5)])
+    assert ways == [True, False]
+    for fast, reference in zip(*steps, strict=True):
+        assert isinstance(fast.outputs, th.Tensor)
+        th.testing.assert_close(fast.outputs, reference.outputs, rtol=1e-6, atol=1e-6)
+        assert fast.loss == pytest.approx(reference.loss, rel=1e-5)
+        assert fast.grad_norm == pytest.approx(reference.grad_norm, rel=1e-4)
+    for parameter, expected in zip(module.parameters(), twin.parameters(), strict=True):
+        th.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_plain_dense_layer_goes_through_its_graph() -> None:
+    inputs = th.randn(8, 4)
+    for layers in (
+        nn.Sequential(nn.Linear(4, 16, bias=False), nn.Tanh()),
+        nn.Sequential(nn.Linear(4, 16), nn.PReLU()),
+        nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout()),
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 16)), nn.Tanh()),
+    ):
+        assert not Block("actor.0", "actor", layers, layers.parameters())._is_dense(inputs)
 
 
 def test_gradient_norm_is_clipped_per_block() -> None:

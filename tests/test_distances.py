@@ -58,7 +58,8 @@ def test_closed_form_gradient(local_loss: str, disparity: str, guidance_coef: fl
     make_target, match = LOCAL_LOSSES[local_loss]
     h = OUTPUTS[outputs].clone().requires_grad_()
     inputs, signal = rows(len(h), 4, seed=2), rows(len(h), 1, seed=3)
-    target = make_target(DISPARITIES[disparity](pairwise_distances(inputs)), pairwise_distances(signal), guidance_coef)
+    target = make_target(DISPARITIES[disparity](pairwise_distances(inputs)))
+    target = target.lerp(make_target(pairwise_distances(signal)), guidance_coef)
     assert th.autograd.gradcheck(lambda h: LossWithClosedForm.apply(h, target, match), h)
 
 
@@ -91,7 +92,7 @@ def test_matching_is_invariant_and_has_a_minimum(local_loss: str) -> None:
     make_target, match = LOCAL_LOSSES[local_loss]
     inputs = rows(8, 3)
     rotation, _ = th.linalg.qr(rows(3, 3, seed=5))
-    target = make_target(identity_disparity(pairwise_distances(inputs)), None, 0.0)
+    target = make_target(identity_disparity(pairwise_distances(inputs)))
     loss, gradient = match(7.0 * inputs @ rotation + 3.0, target)
     assert loss.item() == pytest.approx(0.0, abs=1e-12)
     th.testing.assert_close(gradient, th.zeros_like(gradient))
@@ -105,13 +106,13 @@ def test_nothing_to_match(local_loss: str, disparity: str) -> None:
     """One row, or rows all equal, have no pairs to match: zero gradient, never NaN."""
     make_target, match = LOCAL_LOSSES[local_loss]
     for h in (rows(1, 3), th.ones(4, 3, dtype=th.float64)):
-        target = make_target(DISPARITIES[disparity](pairwise_distances(h)), pairwise_distances(h), 0.5)
+        target = make_target(DISPARITIES[disparity](pairwise_distances(h)))
         assert not target.any()
         loss, gradient = match(h, target)
         assert loss.item() == 0.0
         assert not gradient.any()
     # Outputs that have collapsed under inputs that have not: no direction to move in, but a finite loss
-    target = make_target(DISPARITIES[disparity](pairwise_distances(rows(4, 3))), None, 0.0)
+    target = make_target(DISPARITIES[disparity](pairwise_distances(rows(4, 3))))
     loss, gradient = match(th.ones(4, 3, dtype=th.float64), target)
     assert math.isfinite(loss.item())
     assert not gradient.any()
@@ -164,7 +165,7 @@ def test_losses_are_bounded_and_targets_normalised(n: int, d: int, seed: int, re
 def test_losses_do_not_depend_on_the_unit(local_loss: str, scale: float) -> None:
     """In single precision."""
     make_target, match = LOCAL_LOSSES[local_loss]
-    target = make_target(pairwise_distances(rows(6, 4, dtype=th.float32)), None, 0.0)
+    target = make_target(pairwise_distances(rows(6, 4, dtype=th.float32)))
     h = rows(6, 3, seed=1, dtype=th.float32)
     (loss, gradient), (scaled_loss, scaled_gradient) = match(h, target), match(scale * h, target)
     th.testing.assert_close(scaled_loss, loss)
@@ -174,7 +175,7 @@ def test_losses_do_not_depend_on_the_unit(local_loss: str, scale: float) -> None
 def test_tiny_outputs_have_a_finite_gradient() -> None:
     """Saturated activations leave outputs of which the squared distances are hardly numbers."""
     for local_loss in LOCAL_LOSSES.values():
-        target = local_loss.target(pairwise_distances(rows(6, 4, dtype=th.float32)), None, 0.0)
+        target = local_loss.target(pairwise_distances(rows(6, 4, dtype=th.float32)))
         for exponent in range(-45, 0):
             loss, gradient = local_loss.match(10.0**exponent * rows(6, 3, seed=1, dtype=th.float32), target)
             assert loss.isfinite(), exponent

@@ -65,10 +65,10 @@ def learn(block: Block, inputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
 
     :param block: the block
     :param inputs: (B, d) from the block below
-    :param guidance: (B, B) distances of the guidance signal
+    :param guidance: (B, B) target of the guidance
     :return: (B, d) for the block above
     """
-    target = strain_target(gaussian_disparity(pairwise_distances(inputs)), guidance, 0.5)
+    target = strain_target(gaussian_disparity(pairwise_distances(inputs))).lerp(guidance, 0.5)
     outputs = block.local_step(inputs, target, strain, max_grad_norm=0.5).outputs
     assert isinstance(outputs, th.Tensor)
     return outputs
@@ -85,7 +85,7 @@ def time_block(size: BlockSize) -> dict[str, float]:
     # A stage in the middle hands a gradient down
     inputs = th.randn(size.rows, size.width, requires_grad=True)
     above = th.randn(size.rows, size.width)
-    guidance = pairwise_distances(th.randn(size.rows, 1))
+    guidance = strain_target(pairwise_distances(th.randn(size.rows, 1)))
 
     outputs = stack(inputs)
 
