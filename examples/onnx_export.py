@@ -52,8 +52,14 @@ def main(timesteps: int = 50_000, file: str = "forward_ppo_cartpole.onnx") -> tu
     observations = th.as_tensor(np.random.default_rng(0).normal(size=(256, 4)), dtype=th.float32)
     th.distributions.Distribution.set_default_validate_args(False)  # its checks look at values, which a graph has not yet
     th.onnx.export(
-        actor, (observations,), file, input_names=["observations"], output_names=["actions", "values", "log_probs"],
-        dynamic_shapes=[{0: "batch"}], external_data=False, verbose=False,
+        actor,
+        (observations,),
+        file,
+        input_names=["observations"],
+        output_names=["actions", "values", "log_probs"],
+        dynamic_shapes=[{0: "batch"}],
+        external_data=False,
+        verbose=False,
     )
     agent = OnnxAgent(file)
     with th.no_grad():
