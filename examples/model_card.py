@@ -10,35 +10,29 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forward import ForwardPPO
 
+REPOSITORY = "your-name/forward_ppo-CartPole-v1"
 TEMPLATE = """---
 {{ card_data }}
 ---
-# **ForwardPPO** agent playing **CartPole-v1**
-
-Trained without backpropagation, with Stable-Baselines3 and its plugin sb3-forward, for {{ timesteps }} steps.
-
+# **ForwardPPO** agent playing **CartPole-v1**, trained without backpropagation for {{ timesteps }} steps
 ```python
 from huggingface_sb3 import load_from_hub
 from sb3_forward import ForwardPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-env = make_vec_env("CartPole-v1")
-env = VecNormalize.load(load_from_hub("{{ repository }}", "vec_normalize.pkl"), env)
+env = VecNormalize.load(load_from_hub("{{ repository }}", "vec_normalize.pkl"), make_vec_env("CartPole-v1"))
 model = ForwardPPO.load(load_from_hub("{{ repository }}", "model.zip"), env=env)
 ```
 """
 
 
-def main(
-    timesteps: int = 50_000, folder: str = "runs/model_card", repository: str = "me/forward_ppo-CartPole-v1"
-) -> ModelCard:
+def main(timesteps: int = 50_000, folder: str = "runs/model_card") -> ModelCard:
     """
     Train, evaluate, and write the files of a repository: `HfApi().upload_folder` would upload them.
 
     :param timesteps: environment steps
     :param folder: where all is written
-    :param repository: name on the Hub
     :return: the card
     """
     files = Path(folder)
@@ -55,7 +49,7 @@ def main(
     result = EvalResult(task, "CartPole-v1", "CartPole-v1", "mean_reward", score)
     tags = ["CartPole-v1", "deep-reinforcement-learning", task, "stable-baselines3", "sb3-forward"]
     data = ModelCardData(library_name="stable-baselines3", tags=tags, model_name="ForwardPPO", eval_results=[result])
-    card = ModelCard.from_template(data, template_str=TEMPLATE, timesteps=timesteps, repository=repository)
+    card = ModelCard.from_template(data, template_str=TEMPLATE, timesteps=timesteps, repository=REPOSITORY)
     card.save(files / "README.md")
     print(f"mean return {score}, card in {files / 'README.md'}")
     return card
