@@ -23,7 +23,8 @@ def main(timesteps: int = 5_000, folder: str = "runs/hyperparameter_search", tri
     journal = str(Path(folder) / "journal.log")  # the Zoo takes a storage that ends so as a journal
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "forward_ppo", "--env", "CartPole-v1", "-optimize"]
     command += ["--storage", journal, "--study-name", STUDY, "--n-trials", str(trials), "-n", str(timesteps)]
-    command += ["-f", folder, "--n-evaluations", "1", "--no-optim-plots", "--num-threads", "1"]
+    # One environment: the longest rollouts that are tried, of 2048 steps, then fit into a short trial
+    command += ["-f", folder, "--n-evaluations", "1", "--no-optim-plots", "--num-threads", "1", "-params", "n_envs:1"]
     processes = [subprocess.Popen([*command, "--seed", str(seed)]) for seed in range(2)]
     if any([process.wait() for process in processes]):  # a list: waits for both
         raise RuntimeError("A search has failed: its output is above.")

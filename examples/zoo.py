@@ -26,7 +26,7 @@ def main(timesteps: int = 50_000, folder: str = "runs/zoo") -> Path:
     :return: the video
     """
     run = ["--algo", "forward_ppo", "--env", "CartPole-v1", "-f", folder]
-    zoo("train", *run, "-n", timesteps, "--seed", 0, "--eval-freq", max(timesteps // 40, 1))
+    zoo("train", *run, "-n", timesteps, "--seed", 0, "--eval-freq", max(timesteps // 5, 1))
     zoo("enjoy", *run, "-n", min(timesteps, 2_000), "--no-render")
     zoo("record_video", *run, "-n", min(timesteps, 500), "-o", f"{folder}/videos")
     video = max(Path(folder, "videos").glob("*.mp4"), key=lambda path: path.stat().st_mtime)
