@@ -1,6 +1,7 @@
 """Train a stock PPO model on forward, then hand it back to PPO: python examples/fine_tune.py [timesteps]"""
 
 import sys
+from typing import Any
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -33,17 +34,17 @@ def main(timesteps: int = 10_000) -> dict[str, float]:
     :return: mean returns, in the order of events
     """
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0))
-    settings = {"n_steps": 128, "batch_size": 128, "seed": 0, "device": "cpu"}
+    settings: dict[str, Any] = {"n_steps": 128, "batch_size": 128, "seed": 0, "device": "cpu"}
     stock = PPO("MlpPolicy", env, **settings).learn(timesteps)
     returns = {"PPO": mean_return(stock, env)}
 
     forward = ForwardPPO("MlpPolicy", env, **settings)
-    forward.set_parameters(stock.get_parameters(), exact_match=False)
+    forward.set_parameters(stock.get_parameters(), exact_match=False)  # type: ignore[arg-type]
     returns["loaded into ForwardPPO"] = mean_return(forward, env)
     forward.learn(timesteps)
     returns["trained on forward"] = mean_return(forward, env)
 
-    stock.set_parameters(forward.get_parameters(), exact_match=False)
+    stock.set_parameters(forward.get_parameters(), exact_match=False)  # type: ignore[arg-type]
     returns["loaded into PPO"] = mean_return(stock, env)
     stock.learn(timesteps, reset_num_timesteps=False)
     returns["trained on by PPO"] = mean_return(stock, env)

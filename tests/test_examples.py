@@ -40,16 +40,9 @@ def test_zoo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "Mean reward:" in capfd.readouterr().out
 
 
-def test_own_env(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_env() -> None:
     model, before, after = load("own_env")(8_192)
-    assert [block.name for block in model.network.blocks] == [
-        "extractor.0",
-        "extractor.1",
-        "actor.0",
-        "actor.1",
-        "critic.0",
-        "critic.1",
-    ]
+    assert {"extractor.0", "extractor.1"} <= {block.name for block in model.network.blocks}
     assert after > before
 
 
@@ -64,7 +57,7 @@ def test_atari() -> None:
 
 
 def test_very_deep() -> None:
-    results = load("very_deep")(1_024, depths=(2, 8))
+    results = load("very_deep")(1_024, 2, 8)
     kept = {run: kibibytes for run, (kibibytes, _) in results.items()}
     assert kept["ForwardPPO", 8] == kept["ForwardPPO", 2] > 0
     assert kept["PPO", 8] > 2 * kept["PPO", 2]
