@@ -26,7 +26,7 @@ def mean_return(model: BaseAlgorithm, env: VecNormalize) -> float:
     return float(mean)  # type: ignore[arg-type]
 
 
-def main(timesteps: int = 10_000) -> dict[str, float]:
+def main(timesteps: int = 4_000) -> dict[str, float]:
     """
     PPO, then ForwardPPO, then PPO again, all on one environment and with one set of parameters.
 

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 STUDY = "forward_ppo_cartpole"
 
 
-def main(timesteps: int = 5_000, folder: str = "runs/hyperparameter_search", trials: int = 3) -> optuna.Study:
+def main(timesteps: int = 5_000, folder: str = "runs/hyperparameter_search", trials: int = 2) -> optuna.Study:
     """
     Start two runs of the Zoo's search, as one would on two machines with a shared folder, and read what they found.
 

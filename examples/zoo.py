@@ -17,7 +17,7 @@ def zoo(command: str, *arguments: object) -> None:
     subprocess.run(line, check=True)
 
 
-def main(timesteps: int = 50_000, folder: str = "runs/zoo") -> Path:
+def main(timesteps: int = 100_000, folder: str = "runs/zoo") -> Path:
     """
     Train with the shipped hyperparameters, evaluate without a window, and film.
 
