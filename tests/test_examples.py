@@ -47,7 +47,7 @@ def test_own_env() -> None:
 
 
 def test_images() -> None:
-    before, after = load("images")(8_192)
+    before, after = load("images")(4_096)
     assert -1 <= before < after <= 1
 
 
