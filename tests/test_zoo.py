@@ -15,6 +15,7 @@ import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import yaml
+from huggingface_hub import ModelCard
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rl_zoo3 import ALGOS
@@ -171,6 +172,7 @@ def test_push_to_hub_and_back(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.Monk
     card = (repo / "README.md").read_text()
     assert "# **ForwardA2C** Agent playing **CartPole-v1**" in card
     assert f"python -m rl_zoo3.train --algo forward_a2c --env {ENV_ID}" in card
+    assert ENV_ID in ModelCard.load(repo / "README.md").data.tags
     assert zipfile.is_zipfile(repo / f"forward_a2c-{ENV_ID}.zip")
 
     monkeypatch.setattr("huggingface_sb3.load_from_hub", lambda repo_id, filename: str(repo / filename))

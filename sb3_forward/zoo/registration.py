@@ -82,9 +82,11 @@ def _add_default_config(exp_manager: ModuleType) -> None:
 
 
 def _mend_push_to_hub(push_to_hub: ModuleType) -> None:
-    # rl_zoo3 2.9 imports a name that sb3-team-hf-integration 3.2 made private: it could not push any agent
+    # rl_zoo3 2.9 imports a name that sb3-team-hf-integration 3.2 made private, and whose result it reads as a dictionary: it
+    # could not push any agent
     if not hasattr(push_to_hub, "generate_metadata") and hasattr(push_to_hub, "_generate_metadata"):
-        push_to_hub.generate_metadata = push_to_hub._generate_metadata  # type: ignore[attr-defined]
+        generate = push_to_hub._generate_metadata
+        push_to_hub.generate_metadata = lambda *args: generate(*args).to_dict()  # type: ignore[attr-defined]
 
 
 def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]) -> None:
