@@ -5,7 +5,7 @@ On them the heads are held to what they say while the features under them move, 
 the heads is measured by.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch as th
@@ -31,21 +31,23 @@ class Anchors:
         """How many observations are kept."""
         return self.state.get("rows", 0)
 
-    def add(self, observations: PyTorchObs) -> None:
+    def exchange(self, rows: int, observations: Callable[[th.Tensor], PyTorchObs]) -> tuple[th.Tensor, th.Tensor]:
         """
-        Take observations in, at random. A rollout replaces an eighth of all at most, so that they reach back over eight.
+        Take observations in, at random, for old ones. A rollout replaces an eighth of all at most, so that they reach back
+        over eight.
 
-        :param observations: (N, ...), or a dictionary of such, N >= 1
+        :param rows: how many there are, >= 1
+        :param observations: from indices to these of them, (B, ...), or a dictionary of such
+        :return: indices of the old ones that were kept, and of those taken in: the sample is the first, then the second
         """
-        parts = list(observations.values()) if isinstance(observations, dict) else [observations]
-        rows = len(parts[0])
-        room = min(ANCHORS, ANCHOR_BYTES * rows // sum(part.nbytes for part in parts))
+        row = observations(th.zeros(1, dtype=th.long))
+        room = min(ANCHORS, ANCHOR_BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row])))
         taken = th.randperm(rows)[: max(room // 8, room - self.rows)]
-        new = pick(observations, taken)
         kept = th.randperm(self.rows)[: room - len(taken)]
-        if len(kept) > 0:
-            new = _join(pick(self.state["observations"], kept), new)
-        self.state.update(observations=new, rows=len(kept) + len(taken))
+        new = observations(taken)
+        self.state.update(observations=join(pick(self.state["observations"], kept), new) if len(kept) else new)
+        self.state["rows"] = len(kept) + len(taken)
+        return kept, taken
 
     def batches(self, size: int) -> Iterator[PyTorchObs]:
         """
@@ -67,7 +69,12 @@ def pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
     return {key: value[rows] for key, value in observations.items()}
 
 
-def _join(observations: PyTorchObs, others: PyTorchObs) -> PyTorchObs:
+def join(observations: PyTorchObs, others: PyTorchObs) -> PyTorchObs:
+    """
+    :param observations: (N, ...), or a dictionary of such
+    :param others: (M, ...), of the same kind
+    :return: (N + M, ...)
+    """
     if isinstance(observations, dict) and isinstance(others, dict):
         return {key: th.cat([value, others[key]]) for key, value in observations.items()}
     assert isinstance(observations, th.Tensor)

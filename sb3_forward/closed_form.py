@@ -54,21 +54,24 @@ def applies(policy: ActorCriticPolicy) -> bool:
     return type(policy.action_dist) is CategoricalDistribution
 
 
-def forward(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor) -> tuple[HeadOutputs, Backward]:
+def forward(
+    policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, scale: th.Tensor | float = 1.0
+) -> tuple[HeadOutputs, Backward]:
     """
     :param policy: one that :func:`applies` to
     :param latent_pi: (B, d_pi) inputs of the action head
     :param actions: (B,) for Discrete, else (B, k)
+    :param scale: unit of the head's outputs
     :return: what the head says, and what writes the gradients of its parameters, given the slopes of a loss
     """
     head = policy.action_net
     assert isinstance(head, nn.Linear)
-    outputs = th.addmm(head.bias, latent_pi, head.weight.T)
+    outputs = th.addmm(head.bias, latent_pi, head.weight.T).mul_(scale)
     terms = _categorical if type(policy.action_dist) is CategoricalDistribution else _gaussian
     log_prob, entropy, pull = terms(policy, outputs, actions)
 
     def backward(slopes: Slopes) -> None:
-        output_slopes = pull(slopes)
+        output_slopes = pull(slopes).mul_(scale)
         th.mm(output_slopes.T, latent_pi, out=head.weight.grad)
         th.sum(output_slopes, dim=0, out=head.bias.grad)
 

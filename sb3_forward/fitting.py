@@ -51,7 +51,8 @@ def _optimizer_problems(model: BaseAlgorithm, optimizer: th.optim.Optimizer, fou
     for group in groups:
         if missing := sorted(set(optimizer.defaults) - group.keys()):
             yield f"made by another class than {type(optimizer).__name__}, without its {', '.join(missing)}"
-        yield from _anchor_problems(model, group.get("anchors", {}))
+        yield from _row_problems(model, group.get("anchors", {}))
+        yield from _pending_problems(model, group.get("pending", {}))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in found["state"].items():
         if index not in range(len(parameters)) or not isinstance(state, dict):
@@ -63,20 +64,37 @@ def _optimizer_problems(model: BaseAlgorithm, optimizer: th.optim.Optimizer, fou
                 yield from _other_tensor(f"{name} of parameter {index}", value, (parameters[index].shape, th.Size()))
 
 
-def _anchor_problems(model: BaseAlgorithm, anchors: Any) -> Iterator[str]:
-    """The sample of past observations that is kept beside the state of the optimizers."""
-    if anchors == {}:
+def _row_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
+    """Past observations that are kept beside the state of the optimizers."""
+    if state == {}:
         return
-    if not (isinstance(anchors, dict) and isinstance(anchors.get("rows"), int)):
+    if not (isinstance(state, dict) and isinstance(state.get("rows"), int)):
         yield "no sample of past observations"
         return
-    shapes, kept = get_obs_shape(model.observation_space), anchors.get("observations")
+    shapes, kept = get_obs_shape(model.observation_space), state.get("observations")
     if not isinstance(shapes, dict):
         shapes, kept = {"": shapes}, {"": kept}
     yield from _other_names(shapes, kept)
     if isinstance(kept, dict):
         for key, shape in shapes.items():
-            yield from _other_tensor("past observations", kept.get(key), (th.Size((anchors["rows"], *shape)),))
+            yield from _other_tensor("past observations", kept.get(key), (th.Size((state["rows"], *shape)),))
+
+
+def _pending_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
+    """Rows that wait for a local phase: observations, their features, and signals."""
+    found = list(_row_problems(model, state))
+    yield from found
+    if state == {} or found:
+        return
+    signals, latents = state.get("signals"), state.get("latents")
+    if not (isinstance(signals, dict) and signals.keys() in (set(), {"actor", "critic"})):
+        yield "no guidance of past observations"
+    elif not (isinstance(latents, list | tuple) and len(latents) == 2):
+        yield "no features of past observations"
+    else:
+        for value in (*signals.values(), *latents):
+            width = value.shape[1] if isinstance(value, th.Tensor) and value.ndim == 2 else 1
+            yield from _other_tensor("guidance or features of past observations", value, (th.Size((state["rows"], width)),))
 
 
 def _other_names(expected: dict[str, Any], found: Any) -> Iterator[str]:

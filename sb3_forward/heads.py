@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
@@ -17,14 +18,11 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.latents import Latents
 from sb3_forward.whitening import Whitening
 
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
-
-
-# Features of actor and critic, as SB3 calls them
-LATENTS = ("latent_pi", "latent_vf")
 
 
 class CachedRollout(NamedTuple):
@@ -67,66 +65,94 @@ class Heads:
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         self.optimizer = optimizer
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
-        candidates = dict(zip(("action_net", "value_net"), LATENTS, strict=True))
-        self.linear_heads = {name: latent for name, latent in candidates.items() if _is_linear(getattr(policy, name))}
-        # A linear value head is fitted, see `refit`; only another one is trained on the gradient of the value loss
+        self.linear_heads = [name for name in ("action_net", "value_net") if _is_linear(getattr(policy, name))]
+        # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
+        self.anchors: Latents | None = None
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
-    def refit(
-        self, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor], returns: th.Tensor | None = None
-    ) -> None:
+    def remember(self, latents: Latents) -> None:
         """
-        Fit the linear heads by ridge regression on features that may have moved, from the weights they have (our choice).
-        The action head keeps what it said, so that the hidden layers' steps do not change the policy outside the trust region
-        of its algorithm. The value head learns: it comes to say the returns on the rollout, and keeps what it said on the
-        anchors, which stand for all that was learned before.
+        The anchors stand for all that was learned before: what the heads say there counts in all that follows.
 
-        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were, on the rollout and then on the anchors
+        :param latents: features of actor (M, d_pi) and critic (M, d_vf) on the anchors, M >= 1
+        """
+        actor, critic = latents
+        self.anchors = latents
+        self._anchor_moments = actor.T @ actor / len(actor)
+        self._anchor_gram = _with_level(critic).T @ _with_level(critic)
+
+    @th.no_grad()
+    def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
+        """
+        Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout,
+        and to what it says on the anchors.
+
+        :param features: (N, d_vf) of the critic
+        :param returns: (N,)
+        :raises ValueError: if the fit is not finite; the head has not moved then
+        """
+        if not self.fits_values:
+            return
+        head = self.policy.value_net
+        inputs = _with_level(features)
+        gram, rows = inputs.T @ inputs, len(inputs)
+        if self.anchors is not None:
+            gram += self._anchor_gram
+            rows += len(self.anchors[1])
+        # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
+        self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
+
+    @th.no_grad()
+    def hold(self, before: Latents, after: Latents) -> None:
+        """
+        Fit the linear heads by ridge regression to what they said before their features moved (our choice), so that the hidden
+        layers' steps change neither policy nor values more than they must.
+
+        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were
         :param after: the same rows as they are now
-        :param returns: (n,) of the rollout, n <= N; None to keep the values there, too
         :raises ValueError: if a fit is not finite; that head has not moved then
         """
-        old, new = dict(zip(LATENTS, before, strict=True)), dict(zip(LATENTS, after, strict=True))
-        for name, latent in self.linear_heads.items():
-            learned = returns if name == "value_net" else None
-            if old[latent] is new[latent] and learned is None:
-                continue
-            head = getattr(self.policy, name)
-            wanted, ridge = head(old[latent]), REFIT_RIDGE
-            if learned is not None:
-                wanted[: len(learned), 0] = learned
-                # Returns are noisy, and few rows say little: as much as one row weighs
-                ridge += 1 / len(wanted)
-            weight, bias = _ridge_regression(new[latent], wanted - head(new[latent]), ridge)
-            if not (weight.isfinite().all() and bias.isfinite().all()):
-                raise ValueError(
-                    f"The fit of the heads is not finite; the weights of `{name}` were left as they were. Check rewards and "
-                    "observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower `local_learning_rate`."
-                )
-            head.weight.add_(weight)
-            head.bias.add_(bias)
+        for name, old, new in zip(("action_net", "value_net"), before, after, strict=True):
+            if name in self.linear_heads:
+                head, inputs = getattr(self.policy, name), _with_level(new)
+                self._move(name, inputs.T @ inputs, inputs.T @ (head(old) - head(new)), REFIT_RIDGE)
+
+    def _move(self, name: str, gram: th.Tensor, missing: th.Tensor, ridge: float) -> None:
+        """
+        Ridge regression of what a head should say more, the penalty relative to the mean sum of squares of the features. The
+        bias is penalised as the weights are: they carry the level, too, and it does not spread to features never seen.
+        """
+        gram.diagonal().add_(ridge * gram.diagonal().mean())
+        step = th.linalg.solve(gram, missing)
+        if not step.isfinite().all():
+            raise ValueError(
+                f"The fit of the heads is not finite; the weights of `{name}` were left as they were. Check rewards and "
+                "observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower `local_learning_rate`."
+            )
+        head = getattr(self.policy, name)
+        head.weight.add_(step[:-1].T)
+        head.bias.add_(step[-1])
 
     @contextmanager
-    def training(
-        self, rollout: CachedRollout, latents: tuple[th.Tensor, th.Tensor], whiten: bool = True
-    ) -> Iterator[CachedRollout]:
+    def training(self, rollout: CachedRollout, whiten: bool = True) -> Iterator[CachedRollout]:
         """
         While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
         features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
-        could be anything on states that it has left (our choice).
+        could be anything on states that it has left; and in units of the standard deviation of Gaussian actions: the
+        narrower the policy, the more a step changes it (our choice).
 
         :param rollout: the rollout
-        :param latents: features of actor (N, d_pi) and critic (N, d_vf) on the rollout, followed by those on the anchors
         :param whiten: False for the coordinates of the features themselves
         :return: the rollout to train on
         """
-        whitening = self._whitening(latents[0], len(rollout.returns)) if whiten and "action_net" in self.linear_heads else None
+        whitening = self._whitening(rollout) if whiten and "action_net" in self.linear_heads else None
+        self._scale = 1.0 if whitening is None else whitening.scale
         # One tensor per group, so that a norm is one operation
         trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
         self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
-        hook = None
+        hooks: list[RemovableHandle] = []
         try:
             if whitening is not None:
                 whitening.enter()
@@ -134,23 +160,31 @@ class Heads:
                     rollout = rollout._replace(latent_pi=whitening.coordinates(rollout.latent_pi))
                 else:
                     # The policy's own distribution may read the features themselves, as that of gSDE does for its noise
-                    hook = _whiten_inputs(whitening)
+                    hooks = whitening.hook()
             yield rollout
         finally:
-            if hook is not None:
+            for hook in hooks:
                 hook.remove()
             if whitening is not None:
                 whitening.leave()
             self.optimizer.zero_grad()
 
     @th.no_grad()
-    def _whitening(self, features: th.Tensor, rows: int) -> Whitening:
-        anchors = len(features) - rows
-        weights = th.full_like(features[:, 0], 0.5 / rows if anchors else 1 / rows)
-        weights[rows:] = 0.5 / max(anchors, 1)
+    def _whitening(self, rollout: CachedRollout) -> Whitening:
+        features = rollout.latent_pi
+        moments, rows = features.T @ features / len(features), len(features)
+        if self.anchors is not None:
+            moments = (moments + self._anchor_moments) / 2
+            rows += len(self.anchors[0])
         head = self.policy.action_net
         assert isinstance(head, nn.Linear)
-        return Whitening(head, features, weights)
+        return Whitening(head, moments, rows, self._output_scale(features))
+
+    def _output_scale(self, features: th.Tensor) -> th.Tensor | float:
+        if self.closed_form:
+            return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else 1.0
+        distribution = self.policy._get_action_dist_from_latent(features).distribution
+        return distribution.stddev.mean(dim=0) if isinstance(distribution, Normal) else 1.0
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
@@ -193,7 +227,7 @@ class Heads:
 
     @th.no_grad()
     def _closed_form_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
-        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.actions)
+        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.actions, self._scale)
         slopes = objective(batch, outputs)
         if slopes is not None:
             backward(slopes)
@@ -263,17 +297,6 @@ def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:
     return flat
 
 
-def _whiten_inputs(whitening: Whitening) -> RemovableHandle:
-    return whitening.head.register_forward_pre_hook(lambda _, inputs: whitening.coordinates(inputs[0]))
-
-
-def _ridge_regression(features: th.Tensor, missing: th.Tensor, ridge: float) -> tuple[th.Tensor, th.Tensor]:
-    """
-    Of (N, k) on (N, d), the penalty relative to the mean sum of squares of the features. The bias is penalised as the weights
-    are: they carry the level, too, and it does not spread to features that were never seen.
-    """
-    inputs = nn.functional.pad(features, (0, 1), value=1.0)
-    gram = inputs.T @ inputs
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    solution = th.linalg.solve(gram, inputs.T @ missing)
-    return solution[:-1].T, solution[-1]
+def _with_level(features: th.Tensor) -> th.Tensor:
+    """With a constant one, the input of the bias."""
+    return nn.functional.pad(features, (0, 1), value=1.0)

@@ -72,3 +72,21 @@ class LatentRecorder:
     def _current_versions(self) -> list[int]:
         # Counts the changes in place of each weight
         return [parameter._version for parameter in self.policy.parameters()]
+
+
+def pick_latents(latents: Latents, rows: th.Tensor) -> Latents:
+    """
+    :param latents: features of actor and critic, N rows each
+    :param rows: (B,) indices
+    :return: these rows of both
+    """
+    return latents[0][rows], latents[1][rows]
+
+
+def join_latents(latents: Latents, others: Latents) -> Latents:
+    """
+    :param latents: features of actor and critic, N rows each
+    :param others: M rows each
+    :return: N + M rows each
+    """
+    return th.cat([latents[0], others[0]]), th.cat([latents[1], others[1]])

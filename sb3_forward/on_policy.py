@@ -7,6 +7,7 @@ which stay constant; then the heads on the policy-gradient loss.
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents
+from sb3_forward.latents import LatentRecorder, Latents, join_latents, pick_latents
 from sb3_forward.network import HiddenNetwork
+from sb3_forward.pending import Pending, Rows
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.targets import Targets
 
@@ -120,7 +122,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # All are derived from the policy: the state of the optimizers and the anchors is in `policy.optimizer`
-        return [*super()._excluded_save_params(), "network", "heads", "anchors", "_recorder"]
+        return [*super()._excluded_save_params(), "network", "heads", "anchors", "pending", "_recorder", "_versions"]
 
     def _find_blocks(self) -> None:
         """Split the policy into blocks and heads, each with an optimizer of its own."""
@@ -150,11 +152,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
-        self.anchors = Anchors(self.policy.optimizer.param_groups[0].setdefault("anchors", {}))
+        group = self.policy.optimizer.param_groups[0]
+        self.anchors, self.pending = Anchors(group.setdefault("anchors", {})), Pending(group.setdefault("pending", {}))
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
+        if self.anchors.rows > 0 and (self.heads.anchors is None or self._versions != self._hidden_versions()):
+            self._remember_anchors()
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """
@@ -182,17 +187,17 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self._prepare_optimizers()
         if not self.rollout_buffer.generator_ready:
             next(self.rollout_buffer.get(1))  # flattens the buffer, environment by environment
-        before = after = self._latents(self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs))
-        if self.hidden_training == "local":
-            self._local_phase(self._cached_rollout(before))
-            after = self._latents()
-        rollout = self._cached_rollout(after)
-        learns = self.vf_coef * self._head_learning_rate() > 0
-        self.heads.refit(before if self.refit_heads else after, after, self._value_targets(rollout) if learns else None)
-        self._log_drift(rollout)
-        with self.heads.training(rollout, after, self.whiten_heads) as whitened:
+        latents = self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs)
+        rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
+        guided = self.hidden_training == "local" and self.guidance_coef > 0
+        signals = self._guidance(rollout) if guided else {}
+        if self.vf_coef * self._head_learning_rate() > 0:
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout))
+        with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
-        self.anchors.add(self._observations(np.random.permutation(self._rollout_rows())[:ANCHORS]))
+        rows = Rows(len(rollout.returns), self._observations, signals, (rollout.latent_pi, rollout.latent_vf))
+        if (enough := self.pending.add(rows)) is not None:
+            self._hidden_phase(enough)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -211,18 +216,52 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         :param rollout: the rollout with constant features
         """
 
-    def _local_phase(self, rollout: CachedRollout) -> None:
+    def _hidden_phase(self, rows: Rows) -> None:
+        """Move the hidden layers, take some of the rows into the anchors, and hold the heads to what they said there."""
+        if self.hidden_training == "local":
+            self._local_phase(rows)
+        known = self.heads.anchors
+        kept, taken = self.anchors.exchange(rows.number, rows.observations)
+        self._remember_anchors()
+        if self.hidden_training == "local":
+            self._hold_heads(rows, known, kept, taken)
+
+    @th.no_grad()
+    def _hold_heads(self, rows: Rows, known: Latents | None, kept: th.Tensor, taken: th.Tensor) -> None:
+        after = self.heads.anchors
+        assert after is not None
+        # The policy goes on from here: the rollout counts as much as all that was before
+        others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
+        others = others[th.randperm(len(others))[:ANCHORS]]
+        before = pick_latents(rows.latents, th.cat([taken, others]))
+        if known is not None:
+            before = join_latents(pick_latents(known, kept), before)
+        if len(others) > 0:
+            after = join_latents(after, self._latents(map(rows.observations, others.split(FEATURE_ROWS))))
+        self._log_drift(before, after)
+        if self.refit_heads:
+            self.heads.hold(before, after)
+
+    def _remember_anchors(self) -> None:
+        """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
+        self.heads.remember(self._latents(self.anchors.batches(FEATURE_ROWS)))
+        self._versions = self._hidden_versions()
+
+    def _hidden_versions(self) -> list[int]:
+        return [parameter._version for block in self.network.blocks for parameter in block.parameters]
+
+    def _local_phase(self, rows: Rows) -> None:
         """Every block's steps on its own local loss, minibatch by minibatch, from the bottom up."""
-        guidance = self._guidance(rollout) if self.guidance_coef > 0 else {}
+        guidance = dict(rows.signals)
+        if guidance:
+            guidance["shared"] = th.cat([_unit_variance(signal) for signal in guidance.values()], dim=1)
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
-            order = np.random.permutation(self._rollout_rows())
-            for first in range(0, len(order), self.local_batch_size):
-                rows = order[first : first + self.local_batch_size]
-                if len(rows) > 2:  # a single pair matches any other
-                    here = {role: signal[th.as_tensor(rows, device=self.device)] for role, signal in guidance.items()}
-                    self._local_minibatch(self._observations(rows), here, record)
+            for part in th.as_tensor(np.random.permutation(rows.number)).split(self.local_batch_size):
+                if len(part) > 2:  # a single pair matches any other
+                    here = {role: signal[part.to(self.device)] for role, signal in guidance.items()}
+                    self._local_minibatch(rows.observations(part), here, record)
         self._log_local(record)
 
     @th.no_grad()
@@ -245,7 +284,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         What the heads should say of each row, in the light of the rewards: rows between which it differs are drawn apart,
         others together. For the critic the returns; for the actor the outputs of its head after a policy-gradient step of
-        their own; for shared blocks both.
+        their own; shared blocks are guided by both.
         """
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
         actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
@@ -255,22 +294,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
                 "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
                 "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
             )
-        return {"actor": actor, "critic": critic, "shared": th.cat([_unit_variance(actor), _unit_variance(critic)], dim=1)}
+        return {"actor": actor, "critic": critic}
 
     @th.no_grad()
-    def _latents(self, recorded: Latents | None = None) -> Latents:
-        """Top features of the rollout, which may have been recorded, and of the anchors after it."""
+    def _latents(self, batches: Iterable[PyTorchObs]) -> Latents:
+        """Top features of observations, at least one batch of them."""
         # As in the collection of rollouts: dropout off, statistics of BatchNorm at rest
         self.policy.set_training_mode(False)
-        parts = [] if recorded is None else [recorded]
-        if recorded is None:
-            rows = np.arange(self._rollout_rows())
-            for part in np.array_split(rows, math.ceil(len(rows) / FEATURE_ROWS)):
-                parts.append(self.network.latents(self._observations(part)))
-        parts += [self.network.latents(batch) for batch in self.anchors.batches(FEATURE_ROWS)]
+        actor, critic = zip(*map(self.network.latents, batches), strict=True)
         self.policy.set_training_mode(True)
-        actor, critic = zip(*parts, strict=True)
         return th.cat(actor), th.cat(critic)
+
+    def _rollout_latents(self) -> Latents:
+        return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(FEATURE_ROWS)))
 
     def _cached_rollout(self, latents: tuple[th.Tensor, th.Tensor]) -> CachedRollout:
         """The rollout on its top features, which are the first of these, and what the heads' loss needs beside."""
@@ -286,9 +322,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _rollout_rows(self) -> int:
         return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
 
-    def _observations(self, rows: np.ndarray) -> PyTorchObs:
+    def _observations(self, rows: th.Tensor) -> PyTorchObs:
         """These rows of the rollout."""
-        return self.rollout_buffer._get_samples(rows).observations
+        return self.rollout_buffer._get_samples(rows.numpy()).observations
 
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())
@@ -302,10 +338,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.logger.record("train/local_grad_norm", float(np.mean(record.grad_norms)))
 
     @th.no_grad()
-    def _log_drift(self, rollout: CachedRollout) -> None:
-        """Log how far the local phase has moved the policy, as approximate KL, before the heads' first step."""
-        log_prob = self.heads.evaluate(rollout).log_prob
-        self.logger.record("train/drift_kl", approximate_kl(log_prob - rollout.old_log_prob).item())
+    def _log_drift(self, before: Latents, after: Latents) -> None:
+        """Log how much of what the action head says on the same rows the local phase has changed, before it is refitted."""
+        head = self.policy.action_net
+        said = head(before[0])
+        drift = (head(after[0]) - said).norm() / (said - said.mean(dim=0)).norm().clamp_min(th.finfo(said.dtype).tiny)
+        self.logger.record("train/drift", drift.item())
 
 
 class LocalRecord(NamedTuple):

@@ -7,6 +7,7 @@ without it (our choice).
 
 import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 # Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
 WHITENING_RIDGE = 0.1
@@ -14,19 +15,21 @@ WHITENING_RIDGE = 0.1
 
 class Whitening:
     """
-    The coordinates ``z = features S``, with ``S S^T`` the inverse of the features' ridged second moments.
+    The coordinates ``z = features S``, with ``S S^T`` the inverse of the features' ridged second moments; and units of the
+    outputs.
 
     :param head: the linear head
-    :param features: (N, d) inputs of the head
-    :param weights: (N,) of these rows, their sum is one
+    :param moments: (d, d) second moments of its inputs, overwritten
+    :param rows: of how many they are
+    :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; 1.0 for logits
     """
 
-    def __init__(self, head: nn.Linear, features: th.Tensor, weights: th.Tensor) -> None:
+    def __init__(self, head: nn.Linear, moments: th.Tensor, rows: int, scale: th.Tensor | float) -> None:
         self.head = head
-        moments = features.T @ (weights[:, None] * features)
+        self.scale = th.as_tensor(scale, dtype=moments.dtype, device=moments.device)
         # Few rows say little about a covariance: they must not blow up what they do not show
-        ridge = (WHITENING_RIDGE + 1 / len(features)) * moments.diagonal().mean()
-        ridge = ridge.clamp_min(th.finfo(features.dtype).eps)
+        ridge = (WHITENING_RIDGE + 1 / rows) * moments.diagonal().mean()
+        ridge = ridge.clamp_min(th.finfo(moments.dtype).eps)
         # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
         moments.diagonal().add_(ridge)
         eigenvalues, eigenvectors = th.linalg.eigh(moments)
@@ -41,14 +44,24 @@ class Whitening:
         """
         return features @ self.basis
 
+    def hook(self) -> list[RemovableHandle]:
+        """Let the head itself take features and give outputs, between :meth:`enter` and :meth:`leave`."""
+        return [
+            self.head.register_forward_pre_hook(lambda _, inputs: self.coordinates(inputs[0])),
+            self.head.register_forward_hook(lambda _, inputs, outputs: outputs * self.scale),
+        ]
+
     @th.no_grad()
     def enter(self) -> None:
-        """Give the head the weights that say of whitened coordinates what it said of the features."""
-        self._plain = self.head.weight.clone()
-        self.head.weight.copy_(self._plain @ self._inverse)
-        self._entered = self.head.weight.clone()
+        """Give the head the parameters that say of whitened coordinates, in the units, what it said of the features."""
+        self._plain = self.head.weight.clone(), self.head.bias.clone()
+        self.head.weight.copy_(self._plain[0] @ self._inverse / self.scale[..., None])
+        self.head.bias.div_(self.scale)
+        self._entered = self.head.weight.clone(), self.head.bias.clone()
 
     @th.no_grad()
     def leave(self) -> None:
-        """Give the head back weights for the features; exactly its old ones if no step was taken in between."""
-        self.head.weight.copy_(self._plain + (self.head.weight - self._entered) @ self.basis)
+        """Give the head back parameters for the features; exactly its old ones if no step was taken in between."""
+        weight, bias = (now - then for now, then in zip((self.head.weight, self.head.bias), self._entered, strict=True))
+        self.head.weight.copy_(self._plain[0] + self.scale[..., None] * (weight @ self.basis))
+        self.head.bias.copy_(self._plain[1] + self.scale * bias)

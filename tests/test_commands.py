@@ -60,8 +60,6 @@ MISTAKES = [
     ("benchmarks.depth", "--seeds x --output {}/new", "--seeds must be a number"),
     ("benchmarks.depth", "--depths 0.5", "must be a whole number"),
     ("benchmarks.faults", "flood", "unknown fault: flood"),
-    ("benchmarks.features", "--env Nothing-v1", "no hyperparameters for Nothing-v1"),
-    ("benchmarks.features", "--env CartPole-v1 --seeds 0", "must be at least 1"),
     ("benchmarks.learning", "--algo forward_ddpg --env CartPole-v1", "unknown algorithm 'forward_ddpg'"),
     ("benchmarks.learning", "--algo forward_ppo --env CartPol-v1", "did you mean CartPole-v1?"),
     ("benchmarks.learning", "--algo forward_ppo --env CartPole-v1 --seeds 0", "must be at least 1"),

@@ -96,7 +96,7 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
     model = small_model(algorithm, actions=actions, ent_coef=0.01, policy_kwargs={"ortho_init": False})
     assert model.heads.closed_form
     model.learn(16)
-    heads, latents = model.heads, model._latents()
+    heads, latents = model.heads, model._rollout_latents()
     start = copy.deepcopy(model.policy.state_dict())
     state = {parameter: copy.deepcopy(heads.optimizer.state[parameter]) for parameter in heads.parameters}
     results = []
@@ -105,7 +105,7 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
         model.policy.load_state_dict(start)
         heads.optimizer.state.update({parameter: copy.deepcopy(values) for parameter, values in state.items()})
         th.manual_seed(0)
-        with heads.training(model._cached_rollout(latents), latents) as rollout:
+        with heads.training(model._cached_rollout(latents)) as rollout:
             model._head_phase(rollout)
         results.append({name: value.clone() for name, value in model.policy.state_dict().items()})
         assert all(parameter.grad is None for parameter in heads.parameters)
@@ -148,9 +148,9 @@ def test_gsde_and_own_distributions_go_through_the_policy() -> None:
 def test_heads_come_back_from_whitened_coordinates_after_an_error(actions: str) -> None:
     model = small_model(ForwardPPO, actions=actions)
     model.learn(16)
-    latents = model._latents()
+    latents = model._rollout_latents()
     before = [parameter.clone() for parameter in model.heads.parameters]
-    with pytest.raises(KeyboardInterrupt), model.heads.training(model._cached_rollout(latents), latents):
+    with pytest.raises(KeyboardInterrupt), model.heads.training(model._cached_rollout(latents)):
         raise KeyboardInterrupt
     assert all(th.equal(old, new) for old, new in zip(before, model.heads.parameters, strict=True))
     assert not model.policy.action_net._forward_pre_hooks

@@ -64,6 +64,19 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, algorithm: Any, po
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rows_that_wait_for_a_local_phase_are_saved(tmp_path: Path, algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
+    model = small_model(algorithm).learn(32)
+    start = model.get_parameters()["policy"]["mlp_extractor.policy_net.0.weight"].clone()
+    model.save(tmp_path / "model")
+    resumed = algorithm.load(tmp_path / "model", env=model.env, device="cpu")
+    for running in (model, resumed):
+        go_on(running, 32)
+    assert_equal(resumed.get_parameters(), model.get_parameters())
+    assert not th.equal(model.get_parameters()["policy"]["mlp_extractor.policy_net.0.weight"], start)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_optimizer_state_matters(tmp_path: Path, algorithm: Any) -> None:
     """The check above can fail: without the saved optimizer state, the resumed run differs."""
     model = small_model(algorithm)
