@@ -26,7 +26,7 @@ def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, pol
     """
     problem = _observation(buffer.observations) or _observation(_as_step(last_observations), buffer.buffer_size)
     if problem is None and not all(np.isfinite(part).all() for part in (buffer.returns, buffer.values, buffer.log_probs)):
-        problem = _parameter(policy) or _reward(buffer)
+        problem = parameter_problem(policy) or _reward(buffer)
     return problem and f"{problem}. Nothing was learnt from this rollout."
 
 
@@ -40,7 +40,7 @@ def why_no_action(observations: Observations, step: int, policy: nn.Module, norm
     :param normalization: what the observations went through, if anything
     :return: a message that names an observation or parameter, None if all are finite
     """
-    problem = _observation(_as_step(observations), step) or _parameter(policy)
+    problem = _observation(_as_step(observations), step) or parameter_problem(policy)
     if normalization is not None and (original := _observation(_as_step(normalization.get_original_obs()), step)):
         # Its statistics have made NaN of the observations of every environment
         problem = f"{original}. VecNormalize has taken it in: load its statistics from the last checkpoint"
@@ -65,7 +65,11 @@ def _observation(observations: Observations, first_step: int = 0) -> str | None:
     return None
 
 
-def _parameter(policy: nn.Module) -> str | None:
+def parameter_problem(policy: nn.Module) -> str | None:
+    """
+    :param policy: the policy
+    :return: a message that names its first parameter that is not finite, None if there is none
+    """
     for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
             return f"Parameter {name!r} of the policy is not finite. Load the last checkpoint, and lower the learning rates"

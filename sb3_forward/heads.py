@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.finite import parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Whitening
 
@@ -127,10 +128,11 @@ class Heads:
         gram.diagonal().add_(ridge * gram.diagonal().mean())
         step = th.linalg.solve(gram, missing)
         if not step.isfinite().all():
-            raise ValueError(
-                f"The fit of the heads is not finite; the weights of `{name}` were left as they were. Check rewards and "
-                "observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower `local_learning_rate`."
+            reason = parameter_problem(self.policy) or (
+                "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "
+                "`local_learning_rate`"
             )
+            raise ValueError(f"The fit of the heads is not finite; the weights of `{name}` were left as they were. {reason}.")
         head = getattr(self.policy, name)
         head.weight.add_(step[:-1].T)
         head.bias.add_(step[-1])

@@ -61,7 +61,7 @@ def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float) -> 
     model.learn(16)
     model.network.critic.blocks[1].parameters[0].data[0, 0] = np.nan
     before = {name: value.clone() for name, value in model.policy.state_dict().items() if not name.startswith("mlp_extractor")}
-    with pytest.raises(ValueError, match=r"critic\.1.*local_learning_rate"):
+    with pytest.raises(ValueError, match=r"value_net\.2\.weight.* is not finite"):
         model.train()
     for name, value in before.items():
         assert th.equal(value, model.policy.state_dict()[name]), name
@@ -93,7 +93,7 @@ def test_non_finite_gradient_moves_no_head(closed_form: bool) -> None:
     def endless(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
         return Slopes(th.full((8,), math.inf), 0.0)
 
-    with pytest.raises(ValueError, match="gradient norms of"), heads.training(rollout, (latent, latent)) as whitened:
+    with pytest.raises(ValueError, match="gradient norms of"), heads.training(rollout) as whitened:
         heads.step(whitened, endless, 0.5)
     for old, new in zip(before, heads.parameters, strict=True):
         assert th.equal(old, new)
