@@ -106,19 +106,47 @@ class Heads:
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
 
     @th.no_grad()
-    def hold(self, before: Latents, after: Latents) -> None:
+    def say(self, latents: Latents) -> list[th.Tensor]:
+        """
+        :param latents: features of actor (N, d_pi) and critic (N, d_vf)
+        :return: outputs of the heads that are linear, (N, k) each
+        """
+        return [getattr(self.policy, name)(latent) for name, latent in self._linear(latents)]
+
+    @th.no_grad()
+    def hold(self, said: list[th.Tensor], features: Iterable[Latents], refit: bool = True) -> float | None:
         """
         Fit the linear heads by ridge regression to what they said before their features moved (our choice), so that the hidden
         layers' steps change neither policy nor values more than they must.
 
-        :param before: features of actor (N, d_pi) and critic (N, d_vf) as they were
-        :param after: the same rows as they are now
+        :param said: what :meth:`say` was, of N rows
+        :param features: of the same rows as they are now, in batches
+        :param refit: False to leave the heads as they are
+        :return: how much of what the action head said would change without: norm of the change over that of the variation;
+            None if that head is not linear
         :raises ValueError: if a fit is not finite; that head has not moved then
         """
-        for name, old, new in zip(("action_net", "value_net"), before, after, strict=True):
-            if name in self.linear_heads:
-                head, inputs = getattr(self.policy, name), _with_level(new)
-                self._move(name, inputs.T @ inputs, inputs.T @ (head(old) - head(new)), REFIT_RIDGE)
+        sums: dict[str, list[th.Tensor]] = {}
+        first = 0
+        for latents in features:
+            rows = slice(first, first := first + len(latents[0]))
+            for (name, latent), wanted in zip(self._linear(latents), said, strict=True):
+                inputs, missing = _with_level(latent), wanted[rows] - getattr(self.policy, name)(latent)
+                terms = [inputs.T @ inputs, inputs.T @ missing, missing.square().sum()]
+                sums[name] = (
+                    [total.add_(term) for total, term in zip(sums[name], terms, strict=True)] if name in sums else terms
+                )
+        drift = None
+        if "action_net" in sums:
+            variation = (said[0] - said[0].mean(dim=0)).norm().clamp_min(th.finfo(said[0].dtype).tiny)
+            drift = (sums["action_net"][2].sqrt() / variation).item()
+        for name, (gram, missing, _) in sums.items() if refit else ():
+            self._move(name, gram, missing, REFIT_RIDGE)
+        return drift
+
+    def _linear(self, latents: Latents) -> list[tuple[str, th.Tensor]]:
+        heads = zip(("action_net", "value_net"), latents, strict=True)
+        return [(name, latent) for name, latent in heads if name in self.linear_heads]
 
     def _move(self, name: str, gram: th.Tensor, missing: th.Tensor, ridge: float) -> None:
         """
@@ -155,6 +183,8 @@ class Heads:
         trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
         self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
         hooks: list[RemovableHandle] = []
+        if self.fits_values:
+            rollout = rollout._replace(latent_vf=rollout.latent_vf[:, :0])  # nobody reads it, and every epoch shuffles
         try:
             if whitening is not None:
                 whitening.enter()

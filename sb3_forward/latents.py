@@ -74,15 +74,6 @@ class LatentRecorder:
         return [parameter._version for parameter in self.policy.parameters()]
 
 
-def pick_latents(latents: Latents, rows: th.Tensor) -> Latents:
-    """
-    :param latents: features of actor and critic, N rows each
-    :param rows: (B,) indices
-    :return: these rows of both
-    """
-    return latents[0][rows], latents[1][rows]
-
-
 def join_latents(latents: Latents, others: Latents) -> Latents:
     """
     :param latents: features of actor and critic, N rows each

@@ -8,6 +8,7 @@ which stay constant; then the heads on the policy-gradient loss.
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents, join_latents, pick_latents
+from sb3_forward.latents import LatentRecorder, Latents
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
@@ -228,19 +229,22 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     @th.no_grad()
     def _hold_heads(self, rows: Rows, known: Latents | None, kept: th.Tensor, taken: th.Tensor) -> None:
-        after = self.heads.anchors
-        assert after is not None
-        # The policy goes on from here: the rollout counts as much as all that was before
+        # What was said, then batch by batch what is read now: features of all rows would be most of what an update holds
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
+        # The policy goes on from here: the rollout counts as much as all that was before
         others = others[th.randperm(len(others))[:ANCHORS]]
-        before = pick_latents(rows.latents, th.cat([taken, others]))
+        said = [outputs[th.cat([taken, others])] for outputs in self.heads.say(rows.latents)]
         if known is not None:
-            before = join_latents(pick_latents(known, kept), before)
-        if len(others) > 0:
-            after = join_latents(after, self._latents(map(rows.observations, others.split(FEATURE_ROWS))))
-        self._log_drift(before, after)
-        if self.refit_heads:
-            self.heads.hold(before, after)
+            said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
+        assert self.heads.anchors is not None
+        actor, critic = self.heads.anchors
+        after = chain(
+            zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
+            (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),
+        )
+        drift = self.heads.hold(said, after, self.refit_heads)
+        if drift is not None:
+            self.logger.record("train/drift", drift)
 
     def _remember_anchors(self) -> None:
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
@@ -336,14 +340,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self.logger.record(f"train/local_loss/{name}", mean, exclude=("stdout", "log"))
         self.logger.record("train/local_loss", float(np.mean(list(means.values()))))
         self.logger.record("train/local_grad_norm", float(np.mean(record.grad_norms)))
-
-    @th.no_grad()
-    def _log_drift(self, before: Latents, after: Latents) -> None:
-        """Log how much of what the action head says on the same rows the local phase has changed, before it is refitted."""
-        head = self.policy.action_net
-        said = head(before[0])
-        drift = (head(after[0]) - said).norm() / (said - said.mean(dim=0)).norm().clamp_min(th.finfo(said.dtype).tiny)
-        self.logger.record("train/drift", drift.item())
 
 
 class LocalRecord(NamedTuple):

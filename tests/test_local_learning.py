@@ -232,7 +232,10 @@ def test_heads_are_held_to_what_they_said() -> None:
     heads = model.policy.action_net, model.policy.value_net
     outputs = [head(features) for head in heads]
     after = features @ moved + 1.0, 3.0 * features @ moved
-    model.heads.hold((features, features), after)
+    said = model.heads.say((features, features))
+    parts = [tuple(part[rows] for part in after) for rows in (slice(0, 150), slice(150, 200))]
+    assert model.heads.hold(said, parts, refit=False) > 0.1
+    model.heads.hold(said, parts)
     for head, latent, said in zip(heads, after, outputs, strict=True):
         assert (head(latent) - said).abs().max() < 0.1 * said.std()
 
