@@ -85,13 +85,14 @@ class Heads:
         self._anchor_gram = _with_level(critic).T @ _with_level(critic)
 
     @th.no_grad()
-    def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
+    def fit_values(self, features: th.Tensor, returns: th.Tensor, waiting: th.Tensor | None = None) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout,
-        and to what it says on the anchors.
+        and to what it says on the anchors and on rows that have not come to be some of them yet.
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
+        :param waiting: (M, d_vf) on the rows of rollouts since the anchors last changed, if any
         :raises ValueError: if the fit is not finite; the head has not moved then
         """
         if not self.fits_values:
@@ -102,6 +103,10 @@ class Heads:
         if self.anchors is not None:
             gram += self._anchor_gram
             rows += len(self.anchors[1])
+        if waiting is not None:
+            held = _with_level(waiting)
+            gram += held.T @ held
+            rows += len(held)
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
 

@@ -193,7 +193,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         if self.vf_coef * self._head_learning_rate() > 0:
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout))
+            waiting = self.pending.latents
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), waiting and waiting[1])
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, (rollout.latent_pi, rollout.latent_vf))

@@ -37,6 +37,11 @@ class Pending:
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
 
+    @property
+    def latents(self) -> Latents | None:
+        """Top features of the rows that wait; None if there are none."""
+        return self.state.get("latents")
+
     def add(self, rows: Rows) -> Rows | None:
         """
         :param rows: those of a rollout

@@ -402,6 +402,28 @@ def test_anchors_hold_the_fit_of_the_values() -> None:
     assert model.policy.value_net(latent).mean().item() == pytest.approx(0.25, abs=0.02)
 
 
+def test_rows_that_wait_hold_the_fit_of_the_values_as_anchors_do() -> None:
+    """A rollout does not undo what the one before it has taught, before its rows have come to be anchors."""
+    latent, others = th.rand(100, 64), th.rand(300, 64)
+    fitted = []
+    for anchors, waiting in ((others, None), (others[:200], others[200:])):
+        model = small_model(ForwardPPO)
+        model.heads.remember((anchors, anchors))
+        model.heads.fit_values(latent, th.ones(100), waiting)
+        fitted.append(model.policy.value_net.weight)
+    th.testing.assert_close(*fitted, rtol=1e-3, atol=1e-5)
+
+
+def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
+    seen: list[int | None] = []
+    monkeypatch.setattr(
+        Heads, "fit_values", lambda self, features, returns, waiting: seen.append(None if waiting is None else len(waiting))
+    )
+    small_model(ForwardA2C).learn(64)
+    assert seen == [None, 16, 32, None]
+
+
 def test_no_value_coefficient_no_fit() -> None:
     model = small_model(ForwardPPO, vf_coef=0.0, hidden_training="frozen")
     before = model.policy.value_net.weight.clone()
