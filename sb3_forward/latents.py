@@ -3,7 +3,7 @@ The top features of a rollout, kept while it is collected: the policy has comput
 next ``train()`` starts from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ class LatentRecorder:
     def recording(self) -> Iterator[None]:
         """Forget what was recorded before, and record."""
         self._actor, self._critic = [], []
-        self._versions = self._current_versions()
+        self._versions = versions(self.policy.parameters())
         hooks = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter(True)),
             self.policy.register_forward_hook(lambda *_: self._enter(False), always_call=True),
@@ -57,7 +57,7 @@ class LatentRecorder:
         calls = self._actor, self._critic
         self._actor, self._critic = [], []
         fits = all(len(tensors) == n_steps and all(len(tensor) == n_envs for tensor in tensors) for tensors in calls)
-        if not fits or self._versions != self._current_versions():
+        if not fits or self._versions != versions(self.policy.parameters()):
             return None
         actor, critic = (th.stack(tensors, dim=1).flatten(end_dim=1) for tensors in calls)
         return actor, critic
@@ -69,9 +69,13 @@ class LatentRecorder:
         if self._inside:
             where.append(inputs[0].detach())
 
-    def _current_versions(self) -> list[int]:
-        # Counts the changes in place of each weight
-        return [parameter._version for parameter in self.policy.parameters()]
+
+def versions(parameters: Iterable[th.nn.Parameter]) -> list[int]:
+    """
+    :param parameters: of a policy
+    :return: how often each was changed in place: as long as these stay, so do the features that were made with them
+    """
+    return [parameter._version for parameter in parameters]
 
 
 def join_latents(latents: Latents, others: Latents) -> Latents:

@@ -24,7 +24,7 @@ from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents
+from sb3_forward.latents import LatentRecorder, Latents, versions
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
@@ -253,7 +253,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self._versions = self._hidden_versions()
 
     def _hidden_versions(self) -> list[int]:
-        return [parameter._version for block in self.network.blocks for parameter in block.parameters]
+        return versions(parameter for block in self.network.blocks for parameter in block.parameters)
 
     def _local_phase(self, rows: Rows) -> None:
         """Every block's steps on its own local loss, minibatch by minibatch, from the bottom up."""
@@ -313,16 +313,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _rollout_latents(self) -> Latents:
         return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(FEATURE_ROWS)))
 
-    def _cached_rollout(self, latents: tuple[th.Tensor, th.Tensor]) -> CachedRollout:
-        """The rollout on its top features, which are the first of these, and what the heads' loss needs beside."""
-        buffer, rows = self.rollout_buffer, self._rollout_rows()
+    def _cached_rollout(self, latents: Latents) -> CachedRollout:
+        """The rollout on its top features, and what the heads' loss needs beside."""
+        buffer = self.rollout_buffer
         actions = buffer.to_torch(buffer.actions.astype(np.float32))
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
-        return CachedRollout(
-            latents[0][:rows], latents[1][:rows], actions, *(buffer.to_torch(column.flatten()) for column in columns)
-        )
+        return CachedRollout(*latents, actions, *(buffer.to_torch(column.flatten()) for column in columns))
 
     def _rollout_rows(self) -> int:
         return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs

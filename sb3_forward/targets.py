@@ -33,13 +33,14 @@ class Targets:
         :param role: its role
         :return: (B, B) what its local loss compares its outputs to
         """
-        if not isinstance(inputs, th.Tensor):
-            target = self._make(Configuration(as_matrix(inputs)))
-        else:
-            target = self._unguided.get(inputs)
-            if target is None:
-                configuration = self._configurations.get(inputs)
-                target = self._make(Configuration(as_matrix(inputs)) if configuration is None else configuration)
+        # Dictionaries and tuples of activations cannot be keys
+        shared = isinstance(inputs, th.Tensor)
+        target = self._unguided.get(inputs) if shared else None
+        if target is None:
+            known = self._configurations.get(inputs) if shared else None
+            configuration = Configuration(as_matrix(inputs)) if known is None else known
+            target = self._target(self._disparity(configuration.distances))
+            if shared:
                 self._unguided[inputs] = target
         return target.lerp(self._guidance[role], self._coef) if self._guidance else target
 
@@ -50,6 +51,3 @@ class Targets:
         """
         if isinstance(outputs, th.Tensor):
             self._configurations[outputs] = configuration
-
-    def _make(self, configuration: Configuration) -> th.Tensor:
-        return self._target(self._disparity(configuration.distances))
