@@ -82,7 +82,8 @@ class Heads:
         actor, critic = latents
         self.anchors = latents
         self._anchor_moments = actor.T @ actor / len(actor)
-        self._anchor_gram = _with_level(critic).T @ _with_level(critic)
+        inputs = _with_level(critic)
+        self._anchor_gram = inputs.T @ inputs
 
     @th.no_grad()
     def fit_values(self, features: th.Tensor, returns: th.Tensor, waiting: th.Tensor | None = None) -> None:

@@ -260,6 +260,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guidance = dict(rows.signals)
         if guidance:
             guidance["shared"] = th.cat([_unit_variance(signal) for signal in guidance.values()], dim=1)
+            # Distances of a signal are taken in every minibatch: not of one that guides no block
+            roles = {block.role for block in self.network.blocks}
+            guidance = {role: signal for role, signal in guidance.items() if role in roles}
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
