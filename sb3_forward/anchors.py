@@ -40,12 +40,11 @@ class Anchors:
         :param observations: from indices to these of them, (B, ...), or a dictionary of such
         :return: indices of the old ones that were kept, and of those taken in: the sample is the first, then the second
         """
-        row = observations(th.zeros(1, dtype=th.long))
-        room = min(ANCHORS, ANCHOR_BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row])))
+        room = min(ANCHORS, fitting(observations(th.zeros(1, dtype=th.long))))
         taken = th.randperm(rows)[: max(room // 8, room - self.rows)]
         kept = th.randperm(self.rows)[: room - len(taken)]
         new = observations(taken)
-        self.state.update(observations=join(pick(self.state["observations"], kept), new) if len(kept) else new)
+        self.state.update(observations=join([pick(self.state["observations"], kept), new]) if len(kept) else new)
         self.state["rows"] = len(kept) + len(taken)
         return kept, taken
 
@@ -56,6 +55,14 @@ class Anchors:
         """
         for first in range(0, self.rows, size):
             yield pick(self.state["observations"], slice(first, first + size))
+
+
+def fitting(row: PyTorchObs) -> int:
+    """
+    :param row: one observation (1, ...), or a dictionary of such
+    :return: how many like this may be kept
+    """
+    return ANCHOR_BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
 
 
 def pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
@@ -69,14 +76,11 @@ def pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
     return {key: value[rows] for key, value in observations.items()}
 
 
-def join(observations: PyTorchObs, others: PyTorchObs) -> PyTorchObs:
+def join(parts: list[PyTorchObs]) -> PyTorchObs:
     """
-    :param observations: (N, ...), or a dictionary of such
-    :param others: (M, ...), of the same kind
-    :return: (N + M, ...)
+    :param parts: observations (N_i, ...), or dictionaries of such, all of the same kind
+    :return: all of them in one
     """
-    if isinstance(observations, dict) and isinstance(others, dict):
-        return {key: th.cat([value, others[key]]) for key, value in observations.items()}
-    assert isinstance(observations, th.Tensor)
-    assert isinstance(others, th.Tensor)
-    return th.cat([observations, others])
+    if isinstance(parts[0], dict):
+        return {key: th.cat([part[key] for part in parts]) for key in parts[0]}  # type: ignore[index]
+    return th.cat(parts)  # type: ignore[arg-type]

@@ -78,6 +78,23 @@ def forward(
     return HeadOutputs(log_prob, entropy), backward
 
 
+@th.no_grad()
+def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+    """
+    See :func:`sb3_forward.heads.improved_outputs`.
+
+    :param policy: one that :func:`applies` to
+    :param latent_pi: (N, d_pi) inputs of the action head
+    :param actions: (N,) for Discrete, else (N, k)
+    :param advantages: (N,)
+    :return: (N, k)
+    """
+    outputs, weights = policy.action_net(latent_pi), advantages[:, None]
+    if type(policy.action_dist) is CategoricalDistribution:
+        return (outputs - weights * outputs.softmax(dim=1)).scatter_add_(1, actions[:, None], weights)
+    return (outputs + weights * (actions - outputs)) * th.exp(-policy.log_std)
+
+
 Terms = tuple[th.Tensor, th.Tensor, Callable[[Slopes], th.Tensor]]
 
 

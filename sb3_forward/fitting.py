@@ -52,7 +52,9 @@ def _optimizer_problems(model: BaseAlgorithm, optimizer: th.optim.Optimizer, fou
         if missing := sorted(set(optimizer.defaults) - group.keys()):
             yield f"made by another class than {type(optimizer).__name__}, without its {', '.join(missing)}"
         yield from _row_problems(model, group.get("anchors", {}))
-        yield from _pending_problems(model, group.get("pending", {}))
+        pending = group.get("pending", [])
+        for part in pending if isinstance(pending, list) else [None]:
+            yield from _pending_problems(model, part)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in found["state"].items():
         if index not in range(len(parameters)) or not isinstance(state, dict):
@@ -84,7 +86,7 @@ def _pending_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
     """Rows that wait for a local phase: observations, their features, and signals."""
     found = list(_row_problems(model, state))
     yield from found
-    if state == {} or found:
+    if found:
         return
     signals, latents = state.get("signals"), state.get("latents")
     if not (isinstance(signals, dict) and signals.keys() in (set(), {"actor", "critic"})):

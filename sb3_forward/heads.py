@@ -70,6 +70,9 @@ class Heads:
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
         self.anchors: Latents | None = None
+        # Of the critic's features on rows where it is held to what it says
+        self._held_gram: th.Tensor | float = 0.0
+        self._held_rows = 0
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
@@ -82,32 +85,37 @@ class Heads:
         actor, critic = latents
         self.anchors = latents
         self._anchor_moments = actor.T @ actor / len(actor)
-        inputs = _with_level(critic)
-        self._anchor_gram = inputs.T @ inputs
+        self._held_gram, self._held_rows = 0.0, 0
+        self.hold_values(critic)
 
     @th.no_grad()
-    def fit_values(self, features: th.Tensor, returns: th.Tensor, waiting: th.Tensor | None = None) -> None:
+    def hold_values(self, features: th.Tensor) -> None:
+        """
+        From now on, until the anchors change, values are held to what they are on these rows, too.
+
+        :param features: (N, d_vf) of the critic
+        """
+        if not self.fits_values:
+            return
+        inputs = _with_level(features)
+        self._held_gram = inputs.T @ inputs + self._held_gram
+        self._held_rows += len(inputs)
+
+    @th.no_grad()
+    def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout,
-        and to what it says on the anchors and on rows that have not come to be some of them yet.
+        and to what it says on the anchors and on other rows that it is held on.
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
-        :param waiting: (M, d_vf) on the rows of rollouts since the anchors last changed, if any
         :raises ValueError: if the fit is not finite; the head has not moved then
         """
         if not self.fits_values:
             return
         head = self.policy.value_net
         inputs = _with_level(features)
-        gram, rows = inputs.T @ inputs, len(inputs)
-        if self.anchors is not None:
-            gram += self._anchor_gram
-            rows += len(self.anchors[1])
-        if waiting is not None:
-            held = _with_level(waiting)
-            gram += held.T @ held
-            rows += len(held)
+        gram, rows = inputs.T @ inputs + self._held_gram, len(inputs) + self._held_rows
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
 
@@ -303,6 +311,8 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     :param advantages: (N,) of these, of about unit variance
     :return: (N, k), k the number of outputs of the action head
     """
+    if closed_form.applies(policy):
+        return closed_form.improved_outputs(policy, latent_pi, actions, advantages)
     outputs: list[th.Tensor] = []
 
     def capture(module: nn.Module, inputs: Any, output: th.Tensor) -> th.Tensor:

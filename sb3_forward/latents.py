@@ -23,6 +23,7 @@ class LatentRecorder:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
+        self._parameters = list(policy.parameters())
         self._inside = False
         self._actor: list[th.Tensor] = []
         self._critic: list[th.Tensor] = []
@@ -32,7 +33,7 @@ class LatentRecorder:
     def recording(self) -> Iterator[None]:
         """Forget what was recorded before, and record."""
         self._actor, self._critic = [], []
-        self._versions = versions(self.policy.parameters())
+        self._versions = versions(self._parameters)
         hooks = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter(True)),
             self.policy.register_forward_hook(lambda *_: self._enter(False), always_call=True),
@@ -57,7 +58,7 @@ class LatentRecorder:
         calls = self._actor, self._critic
         self._actor, self._critic = [], []
         fits = all(len(tensors) == n_steps and all(len(tensor) == n_envs for tensor in tensors) for tensors in calls)
-        if not fits or self._versions != versions(self.policy.parameters()):
+        if not fits or self._versions != versions(self._parameters):
             return None
         actor, critic = (th.stack(tensors, dim=1).flatten(end_dim=1) for tensors in calls)
         return actor, critic
@@ -76,12 +77,3 @@ def versions(parameters: Iterable[th.nn.Parameter]) -> list[int]:
     :return: how often each was changed in place: as long as these stay, so do the features that were made with them
     """
     return [parameter._version for parameter in parameters]
-
-
-def join_latents(latents: Latents, others: Latents) -> Latents:
-    """
-    :param latents: features of actor and critic, N rows each
-    :param others: M rows each
-    :return: N + M rows each
-    """
-    return th.cat([latents[0], others[0]]), th.cat([latents[1], others[1]])

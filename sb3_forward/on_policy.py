@@ -33,6 +33,8 @@ from sb3_forward.targets import Targets
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
 FEATURE_ROWS = 512
+# A pass of the local phase has at most so many rows, drawn at random (our choice)
+LOCAL_ROWS = 512
 
 
 class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
@@ -136,6 +138,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
         self._recorder = LatentRecorder(policy)
+        self._versions: list[int] = []  # none yet
 
     def _head_learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
@@ -154,13 +157,15 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
         group = self.policy.optimizer.param_groups[0]
-        self.anchors, self.pending = Anchors(group.setdefault("anchors", {})), Pending(group.setdefault("pending", {}))
+        self.anchors, self.pending = Anchors(group.setdefault("anchors", {})), Pending(group.setdefault("pending", []))
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
-        if self.anchors.rows > 0 and (self.heads.anchors is None or self._versions != self._hidden_versions()):
+        if self._versions != self._hidden_versions():
             self._remember_anchors()
+            for _, critic in self.pending.latents:
+                self.heads.hold_values(critic)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """
@@ -193,12 +198,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         if self.vf_coef * self._head_learning_rate() > 0:
-            waiting = self.pending.latents
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), waiting and waiting[1])
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout))
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, (rollout.latent_pi, rollout.latent_vf))
-        if (enough := self.pending.add(rows)) is not None:
+        enough = self.pending.add(rows)
+        if enough is None:
+            self.heads.hold_values(rollout.latent_vf)
+        else:
             self._hidden_phase(enough)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -249,7 +256,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _remember_anchors(self) -> None:
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
-        self.heads.remember(self._latents(self.anchors.batches(FEATURE_ROWS)))
+        if self.anchors.rows > 0:
+            self.heads.remember(self._latents(self.anchors.batches(FEATURE_ROWS)))
         self._versions = self._hidden_versions()
 
     def _hidden_versions(self) -> list[int]:
@@ -266,7 +274,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
-            for part in th.as_tensor(np.random.permutation(rows.number)).split(self.local_batch_size):
+            for part in th.as_tensor(np.random.permutation(rows.number)[:LOCAL_ROWS]).split(self.local_batch_size):
                 if len(part) > 2:  # a single pair matches any other
                     here = {role: signal[part.to(self.device)] for role, signal in guidance.items()}
                     self._local_minibatch(rows.observations(part), here, record)

@@ -1,8 +1,8 @@
 """
-Rows of rollouts too short for a local phase of their own: it waits until they are enough.
+Rows that wait for the next local phase.
 
 A handful of rows says little about distances, and hidden layers that stay as they are for a while keep all cached features
-valid, which is what makes short rollouts cheap.
+valid: that makes short rollouts cheap, and long ones no dearer than they must be.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.anchors import join, pick
-from sb3_forward.latents import Latents, join_latents
+from sb3_forward.anchors import fitting, join, pick
+from sb3_forward.latents import Latents
 
-# A local phase has at least so many rows (our choice)
-LOCAL_ROWS = 512
+# Hidden layers stay for so many rows, or as many as may be kept (our choice)
+WAITING_ROWS = 4096
 
 
 class Rows(NamedTuple):
@@ -31,36 +31,37 @@ class Pending:
     """
     The rows that wait.
 
-    :param state: the rows, none at first; kept by the caller, who saves and loads them
+    :param state: the rows, part by part as they came, none at first; kept by the caller, who saves and loads them
     """
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: list[dict[str, Any]]) -> None:
         self.state = state
 
     @property
-    def latents(self) -> Latents | None:
-        """Top features of the rows that wait; None if there are none."""
-        return self.state.get("latents")
+    def rows(self) -> int:
+        """How many rows wait."""
+        return sum(part["rows"] for part in self.state)
+
+    @property
+    def latents(self) -> list[Latents]:
+        """Top features of the rows that wait, part by part."""
+        return [part["latents"] for part in self.state]
 
     def add(self, rows: Rows) -> Rows | None:
         """
         :param rows: those of a rollout
         :return: all rows, once they are enough; they are handed out once
         """
-        waiting = self.state.get("rows", 0)
-        if waiting and self.state["signals"].keys() != rows.signals.keys():
-            waiting = 0  # from before guidance was switched on or off
-        if not waiting and rows.number >= LOCAL_ROWS:
+        if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
+            self.state.clear()  # from before guidance was switched on or off
+        if not self.state and rows.number >= WAITING_ROWS:
             return rows
-        observations = rows.observations(th.arange(rows.number))
-        signals, latents = rows.signals, rows.latents
-        if waiting:
-            observations = join(self.state["observations"], observations)
-            signals = {role: th.cat([self.state["signals"][role], signal]) for role, signal in signals.items()}
-            latents = join_latents(self.state["latents"], latents)
-        waiting += rows.number
-        if waiting >= LOCAL_ROWS:
-            self.state.clear()
-            return Rows(waiting, lambda index: pick(observations, index), signals, latents)
-        self.state.update(rows=waiting, observations=observations, signals=signals, latents=latents)
-        return None
+        own = rows.observations(th.arange(rows.number))
+        self.state.append({"rows": rows.number, "observations": own, "signals": rows.signals, "latents": rows.latents})
+        if (number := self.rows) < min(WAITING_ROWS, fitting(pick(own, slice(1)))):
+            return None
+        observations = join([part["observations"] for part in self.state])
+        signals = {role: th.cat([part["signals"][role] for part in self.state]) for role in rows.signals}
+        actor, critic = zip(*self.latents, strict=True)
+        self.state.clear()
+        return Rows(number, lambda index: pick(observations, index), signals, (th.cat(actor), th.cat(critic)))

@@ -17,4 +17,4 @@ settings.load_profile("suite")
 
 @pytest.fixture(autouse=True)
 def _short_rollouts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 1)
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)

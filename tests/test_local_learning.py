@@ -270,7 +270,7 @@ def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows say little about distances; meanwhile the heads learn on features that stay as they are."""
-    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
     trained: list[Any] = []
     monkeypatch.setattr(algorithm, "_local_phase", lambda self, rows: trained.append(rows))
     model = small_model(algorithm)
@@ -283,7 +283,7 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     heads = [parameter.clone() for parameter in model.heads.parameters]
     model.learn(32, callback=keep)
     assert trained == []
-    assert model.pending.state["rows"] == 32
+    assert model.pending.rows == 32
     assert all(not th.equal(old, new) for old, new in zip(heads, model.heads.parameters, strict=True))
     model.learn(32, callback=keep, reset_num_timesteps=False)
     (rows,) = trained
@@ -293,16 +293,16 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     assert {role: len(signal) for role, signal in rows.signals.items()} == {"actor": 48, "critic": 48}
     with th.no_grad():
         th.testing.assert_close(rows.latents, model.network.latents(rows.observations(th.arange(48))))
-    assert model.pending.state["rows"] == 16
+    assert model.pending.rows == 16
     assert model.anchors.rows == 48
 
 
 def test_guidance_that_is_switched_on_starts_with_fresh_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
     model = small_model(ForwardA2C, guidance_coef=0.0).learn(32)
     model.guidance_coef = 0.5
     model.learn(16)
-    assert model.pending.state["rows"] == 16
+    assert model.pending.rows == 16
 
 
 def test_target_kl_stops_before_the_step() -> None:
@@ -406,22 +406,34 @@ def test_rows_that_wait_hold_the_fit_of_the_values_as_anchors_do() -> None:
     """A rollout does not undo what the one before it has taught, before its rows have come to be anchors."""
     latent, others = th.rand(100, 64), th.rand(300, 64)
     fitted = []
-    for anchors, waiting in ((others, None), (others[:200], others[200:])):
+    for anchors, waiting in ((others, others[300:]), (others[:200], others[200:])):
         model = small_model(ForwardPPO)
         model.heads.remember((anchors, anchors))
-        model.heads.fit_values(latent, th.ones(100), waiting)
+        model.heads.hold_values(waiting)
+        model.heads.fit_values(latent, th.ones(100))
         fitted.append(model.policy.value_net.weight)
     th.testing.assert_close(*fitted, rtol=1e-3, atol=1e-5)
 
 
 def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
-    seen: list[int | None] = []
-    monkeypatch.setattr(
-        Heads, "fit_values", lambda self, features, returns, waiting: seen.append(None if waiting is None else len(waiting))
-    )
-    small_model(ForwardA2C).learn(64)
-    assert seen == [None, 16, 32, None]
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
+    held: list[int] = []
+    monkeypatch.setattr(Heads, "fit_values", lambda self, features, returns: held.append(self._held_rows))
+    small_model(ForwardA2C).learn(80)
+    assert held == [0, 16, 32, 48, 64]  # after the third, all are anchors
+
+
+def test_a_local_phase_has_a_random_part_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.on_policy.LOCAL_ROWS", 32)
+    parts: list[th.Tensor] = []
+    model = small_model(ForwardPPO, n_steps=128, n_epochs=1, local_batch_size=8, local_epochs=2)
+    monkeypatch.setattr(ForwardPPO, "_local_minibatch", lambda self, rows, guidance, record: parts.append(rows))
+    model.learn(128)
+    assert [len(part) for part in parts] == [8] * 8
+    # Each pass draws anew, and no row twice
+    first, second = th.cat(parts[:4]), th.cat(parts[4:])
+    assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 32
+    assert len(th.cat([first, second]).unique(dim=0)) > 40
 
 
 def test_no_value_coefficient_no_fit() -> None:

@@ -65,7 +65,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, algorithm: Any, po
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_rows_that_wait_for_a_local_phase_are_saved(tmp_path: Path, algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.LOCAL_ROWS", 48)
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
     model = small_model(algorithm).learn(32)
     start = model.get_parameters()["policy"]["mlp_extractor.policy_net.0.weight"].clone()
     model.save(tmp_path / "model")

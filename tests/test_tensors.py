@@ -176,6 +176,31 @@ def test_what_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
     assert_equal(model.get_parameters(), before)
 
 
+WAITING = "policy.optimizer/param_groups/0/pending/0"
+DAMAGE = {
+    "observations": (resize(f"{WAITING}/observations", (16, 3)), "past observations has the shape"),
+    "features": (resize(f"{WAITING}/latents/1", (15, 64)), "guidance or features of past observations has the shape"),
+    "signals": (relabel('["signals", {"dict": [["actor"', '["signals", {"dict": [["agent"'), "no guidance"),
+    "number": (relabel('[["rows", 16]', '[["rows", null]'), "no sample of past observations"),
+}
+
+
+@pytest.mark.parametrize("case", [None, *DAMAGE])
+def test_rows_that_wait_for_a_local_phase(case: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
+    model, other = small_model(ForwardPPO).learn(32), small_model(ForwardPPO, seed=1)
+    save_tensors(model, tmp_path / "saved")
+    if case is None:
+        load_tensors(other, tmp_path / "saved")
+        assert_equal(other.get_parameters(), model.get_parameters())
+        assert other.learn(32, reset_num_timesteps=False).anchors.rows == 48
+    else:
+        change, message = DAMAGE[case]
+        path = altered(tmp_path / "saved.safetensors", tmp_path / "altered.safetensors", change)
+        with pytest.raises(ValueError, match=message):
+            load_tensors(other, path)
+
+
 def test_other_networks_and_files(tmp_path: Path) -> None:
     save_tensors(small_model(ForwardPPO).learn(16), tmp_path / "saved")
     with pytest.raises(ValueError, match="Build the model with the same algorithm, spaces, policy and `policy_kwargs`"):
