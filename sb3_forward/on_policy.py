@@ -1,8 +1,8 @@
 """
 What the forward-trained on-policy algorithms share: their parameters, the local phase, the cached features, and logs.
 
-``train()`` is the method's pseudo-code: hidden layers first, each on its own loss, once per rollout; then the features,
-which stay constant; then the heads on the policy-gradient loss.
+``train()`` is the method's pseudo-code: the heads on the policy-gradient loss, over the features of the rollout, which stay
+constant; then, once enough rows are there, the hidden layers, each on its own loss; then the heads are held to what they said.
 """
 
 import math
@@ -46,7 +46,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         from x to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
-    :param local_epochs: passes over the rollout in the local phase, >= 1
+    :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
     :param local_batch_size: rows that are matched to each other, >= 3
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
     :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
@@ -182,8 +182,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def train(self) -> None:
         """
-        Update the policy with the current rollout: hidden blocks on their local losses, then the heads on the policy
-        gradient over constant features.
+        Update the policy with the current rollout: the heads on the policy gradient over constant features; then, once enough
+        rows have come since the last time, the hidden blocks on their local losses.
 
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """

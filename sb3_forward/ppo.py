@@ -15,8 +15,8 @@ SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
 
 class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
     """
-    PPO without backpropagation through the network: hidden blocks match pairwise distances once per rollout, the linear
-    heads optimise the clipped surrogate objective for all epochs.
+    PPO without backpropagation through the network: hidden blocks match pairwise distances now and then, the linear heads
+    optimise the clipped surrogate objective for all epochs.
 
     >>> from sb3_forward import ForwardPPO
     >>> model = ForwardPPO("MlpPolicy", "CartPole-v1", n_steps=64).learn(64)
