@@ -45,6 +45,10 @@ class CachedRollout(NamedTuple):
         return CachedRollout(*(column[rows] for column in self))
 
 
+# Of the rows that the values are fitted on, the rollout counts for this share at least (our choice)
+ROLLOUT_SHARE = 1 / 8
+
+
 # From a minibatch and what the heads say of it to the slopes of the loss; None: no step
 Objective = Callable[[CachedRollout, HeadOutputs], Slopes | None]
 
@@ -115,7 +119,9 @@ class Heads:
             return
         head = self.policy.value_net
         inputs = _with_level(features)
-        gram, rows = inputs.T @ inputs + self._held_gram, len(inputs) + self._held_rows
+        # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
+        weight = min((1 / ROLLOUT_SHARE - 1) * len(inputs) / max(self._held_rows, 1), 1.0)
+        gram, rows = inputs.T @ inputs + weight * self._held_gram, len(inputs) + weight * self._held_rows
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
 

@@ -415,6 +415,16 @@ def test_rows_that_wait_hold_the_fit_of_the_values_as_anchors_do() -> None:
     th.testing.assert_close(*fitted, rtol=1e-3, atol=1e-5)
 
 
+def test_a_short_rollout_counts_for_an_eighth_of_the_values_fit() -> None:
+    model = small_model(ForwardA2C)
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()
+    latent = th.rand(100, 64)
+    model.heads.remember((latent, latent.repeat(50, 1)))
+    model.heads.fit_values(latent, th.ones(100))
+    assert model.policy.value_net(latent).mean().item() == pytest.approx(1 / 8, abs=0.02)
+
+
 def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
     held: list[int] = []
