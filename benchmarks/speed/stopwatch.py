@@ -13,13 +13,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.harness import Row
 from benchmarks.speed.cases import SIDES, RunCase, UpdateCase
-from sb3_forward.anchors import ANCHORS
 from sb3_forward.compare.plan import VARIANTS, Question, make_plan
 from sb3_forward.compare.trial import set_up
+from sb3_forward.pending import WAITING_ROWS
 
 STAGES = ("train", "collect", "learn")
-# An update of A2C is too short to be timed alone
-STEPS_PER_REPEAT = 2048
 
 
 class Stopwatch:
@@ -69,12 +67,14 @@ def time_updates(case: UpdateCase, repeats: int) -> Iterator[Row]:
     :return: one row per class and repeat
     """
     watches = {side: Stopwatch(case.make(side)) for side in SIDES}
-    for side, watch in watches.items():
+    # Ours has a local phase in as many rollouts as make these rows
+    rows = -(-WAITING_ROWS // case.rows) * case.rows
+    for watch in watches.values():
         # What is made on first use: the state of the optimizers, and for ours a full set of anchors
-        watch.learn(max(case.rows, ANCHORS) if side == "forward" else case.rows)
+        watch.learn(rows)
     for repeat in range(repeats):
         for side in _by_turns(repeat):
-            times = watches[side].learn(max(STEPS_PER_REPEAT // case.rows, 1) * case.rows)
+            times = watches[side].learn(rows)
             yield {"case": case.name, "class": side, "repeat": repeat, **times}
 
 
