@@ -5,8 +5,8 @@ The fast tests with every Python and with the lowest versions, and the wheel, ea
     nox -s tests-3.13 -- tests/test_zoo.py
     nox -s lowest wheel-3.11
 
-With TORCH=torch==2.13.0 in front, that release of PyTorch instead of the newest, or of the lowest. A Python that is not there is
-skipped. Environments stay in .nox, each of one to several gigabytes, most of it PyTorch.
+With TORCH=torch==2.13.0 in front, that release of PyTorch instead of the newest, or of the lowest. A Python that is not there
+is skipped. Environments stay in .nox, each of one to several gigabytes, most of it PyTorch.
 """
 
 import os
@@ -53,7 +53,7 @@ def run_tests(session: nox.Session, pins: list[str]) -> None:
     :param pins: versions to install with
     """
     session.install("--editable", ".[tests]", *pins)
-    session.run("python", "-c", PRINT_VERSIONS)
+    session.run("python", "-c", PRINT_VERSIONS, log=False)
     session.run("pytest", "-q", *(session.posargs or TESTS))
 
 
@@ -66,10 +66,15 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """the same with the lowest version that pyproject.toml allows"""
-    requirements = [Requirement(dependency) for dependency in PROJECT["project"]["dependencies"]]
-    bounds = [(needed.name, bound) for needed in requirements for bound in needed.specifier if bound.operator == ">="]
-    pins = [f"{name}=={bound.version}" for name, bound in bounds if name != "torch" or TORCH is None]
-    run_tests(session, pins if TORCH is None else [*pins, TORCH])
+    pins = {
+        needed.name: f"{needed.name}=={bound.version}"
+        for needed in map(Requirement, PROJECT["project"]["dependencies"])
+        for bound in needed.specifier
+        if bound.operator == ">="
+    }
+    if TORCH:
+        pins["torch"] = TORCH
+    run_tests(session, list(pins.values()))
 
 
 # Never in an environment of before: pip would take the wheel that is in there for this one
@@ -81,7 +86,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(folder))
     session.install(*map(str, folder.glob("*.whl")), TORCH or "torch")
     session.chdir(folder)
-    session.run("python", "-c", PRINT_VERSIONS)
+    session.run("python", "-c", PRINT_VERSIONS, log=False)
     session.run("python", "-m", "rl_zoo3.train", "--algo", "forward_a2c", "--env", "CartPole-v1", "-n", "64", "-f", "logs")
     if not (folder / "logs" / "forward_a2c" / "CartPole-v1_1" / "CartPole-v1.zip").is_file():
         session.error("the Zoo left no model")
