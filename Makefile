@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
 # Small networks on small batches: more threads than one only slow each other down
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format build docs upstream clean
+.PHONY: help demo test lint format build docs upstream matrix clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,5 +48,8 @@ upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with 
 	$(BIN)/python -m pip install --quiet --editable ".[tests,envs]" "stable-baselines3[extra]"
 	$(BIN)/python tests/upstream/run.py
 
+matrix: $(INSTALLED)  ## the fast tests and the wheel with every Python, and with the lowest versions
+	$(BIN)/python -m nox
+
 clean:  ## remove the environment and all build output
-	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

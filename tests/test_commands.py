@@ -23,8 +23,6 @@ COMMANDS = sorted(
 
 
 def run(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    if module == "benchmarks.compatibility":
-        pytest.importorskip("tomllib", reason="it needs Python 3.11")
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -55,8 +53,6 @@ MISTAKES = [
     ("sb3_forward.inspect", "{}/file --env CartPole-v1", "no model saved by Stable-Baselines3"),
     ("sb3_forward.inspect", "{}/file --env CartPole-v1 --steps nan", "--steps must be at least"),
     ("sb3_forward.zoo", "trian", "unknown command 'trian'"),
-    ("benchmarks.compatibility", "newst", "unknown set: newst"),
-    ("benchmarks.compatibility", "newest --python {}/nothing", "there is no interpreter"),
     ("benchmarks.depth", "--seeds x --output {}/new", "--seeds must be a number"),
     ("benchmarks.depth", "--depths 0.5", "must be a whole number"),
     ("benchmarks.faults", "flood", "unknown fault: flood"),

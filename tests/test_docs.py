@@ -27,7 +27,7 @@ register()
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 REPORTS = sorted([ROOT / "CHANGELOG.md", *(ROOT / "benchmarks" / "results").rglob("*.md")])
-COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install )\S")
+COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install |nox -s )\S")
 # Stands for an environment of the reader
 THEIRS = "MyEnv-v0"
 
@@ -153,6 +153,9 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
                 asked = re.fullmatch(r"(?:\.|sb3-forward)(?:\[([\w,]+)\])?", package)
                 assert asked, f"{package} is not ours"
                 assert set((asked[1] or "").split(",")) - {""} <= extras()
+        case ["nox", "-s", *sessions]:
+            known = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+            assert {session.split("-")[0] for session in sessions} <= set(known)
         case ["tensorboard", "--logdir", _]:
             assert find_spec("tensorboard") is not None
         case _:

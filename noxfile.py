@@ -1,0 +1,92 @@
+"""
+The fast tests with every Python and with the lowest versions, and the wheel, each in an environment of its own.
+
+    nox
+    nox -s tests-3.13 -- tests/test_zoo.py
+    nox -s lowest wheel-3.11
+
+With TORCH=torch==2.13.0 in front, that release of PyTorch instead of the newest, or of the lowest. A Python that is not there
+is skipped. Environments stay in .nox, each of one to several gigabytes, most of it PyTorch.
+"""
+
+import os
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+TORCH = os.environ.get("TORCH")
+TOPICS = (
+    "bad_input",
+    "blocks",
+    "compatibility",
+    "distances",
+    "heads",
+    "hyperparams",
+    "local_learning",
+    "network",
+    "policies",
+    "run",
+    "save_load",
+    "saving",
+    "startup_hook",
+    "tensors",
+    "zoo",
+)
+TESTS = [f"tests/test_{topic}.py" for topic in TOPICS]
+PRINT_VERSIONS = """
+import platform
+from importlib.metadata import version
+packages = "stable_baselines3", "torch", "gymnasium", "rl_zoo3", "numpy", "wrapt", "scipy", "seaborn", "moviepy"
+print("Python " + platform.python_version(), *(f"{package} {version(package)}" for package in packages), sep=", ")
+"""
+
+# Small networks on small batches: more threads than one only slow each other down
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def run_tests(session: nox.Session, pins: list[str]) -> None:
+    """
+    :param session: where to install and run
+    :param pins: versions to install with
+    """
+    session.install("--editable", ".[tests]", *pins)
+    session.run("python", "-c", PRINT_VERSIONS, log=False)
+    session.run("pytest", "-q", *(session.posargs or TESTS))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """the fast tests, or those after --, with the newest version of every dependency"""
+    run_tests(session, [TORCH or "torch"])
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """the same with the lowest version that pyproject.toml allows"""
+    pins = {
+        needed.name: f"{needed.name}=={bound.version}"
+        for needed in map(Requirement, PROJECT["project"]["dependencies"])
+        for bound in needed.specifier
+        if bound.operator == ">="
+    }
+    if TORCH:
+        pins["torch"] = TORCH
+    run_tests(session, list(pins.values()))
+
+
+# Never in an environment of before: pip would take the wheel that is in there for this one
+@nox.session(python=PYTHONS, reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """what a release is: the wheel that is built from the sdist, with no extra, trains through the Zoo"""
+    folder = Path(session.create_tmp()).resolve()
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    session.install(*map(str, folder.glob("*.whl")), TORCH or "torch")
+    session.chdir(folder)
+    session.run("python", "-c", PRINT_VERSIONS, log=False)
+    session.run("python", "-m", "rl_zoo3.train", "--algo", "forward_a2c", "--env", "CartPole-v1", "-n", "64", "-f", "logs")
+    if not (folder / "logs" / "forward_a2c" / "CartPole-v1_1" / "CartPole-v1.zip").is_file():
+        session.error("the Zoo left no model")
