@@ -20,7 +20,7 @@ from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.finite import parameter_problem
 from sb3_forward.latents import Latents
-from sb3_forward.whitening import Whitening
+from sb3_forward.whitening import Basis, Whitening
 
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
@@ -88,6 +88,7 @@ class Heads:
         """
         actor, critic = latents
         self.anchors = latents
+        self._anchor_basis: Basis | None = None
         self._anchor_moments = actor.T @ actor / len(actor)
         self._held_gram, self._held_rows = 0.0, 0
         self.hold_values(critic)
@@ -190,14 +191,18 @@ class Heads:
         """
         While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
         features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
-        could be anything on states that it has left; and in units of the standard deviation of Gaussian actions: the
-        narrower the policy, the more a step changes it (our choice).
+        could be anything on states that it has left. A rollout of no more rows than features does not count. The coordinates
+        come in units of the standard deviation of Gaussian actions: the narrower the policy, the more a step changes it (our
+        choice).
 
         :param rollout: the rollout
         :param whiten: False for the coordinates of the features themselves
         :return: the rollout to train on
         """
-        whitening = self._whitening(rollout) if whiten and "action_net" in self.linear_heads else None
+        whitening, head = None, self.policy.action_net
+        if whiten and "action_net" in self.linear_heads:
+            assert isinstance(head, nn.Linear)
+            whitening = Whitening(head, self._basis(rollout.latent_pi), self._output_scale(rollout.latent_pi))
         self._scale = 1.0 if whitening is None else whitening.scale
         # One tensor per group, so that a norm is one operation
         trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
@@ -222,16 +227,19 @@ class Heads:
             self.optimizer.zero_grad()
 
     @th.no_grad()
-    def _whitening(self, rollout: CachedRollout) -> Whitening:
-        features = rollout.latent_pi
-        moments, rows = features.T @ features / len(features), len(features)
-        if self.anchors is not None:
-            moments = (moments + self._anchor_moments) / 2
-            rows += len(self.anchors[0])
-        head = self.policy.action_net
-        assert isinstance(head, nn.Linear)
-        return Whitening(head, moments, rows, self._output_scale(features))
+    def _basis(self, features: th.Tensor) -> Basis:
+        rows, units = features.shape
+        if self.anchors is None:
+            return Basis.of(features.T @ features / rows, rows)
+        anchors = len(self.anchors[0])
+        if rows > units:
+            return Basis.of((features.T @ features / rows + self._anchor_moments) / 2, rows + anchors)
+        # So few rows say nothing about a covariance, and the anchors stay for many such rollouts
+        if self._anchor_basis is None:
+            self._anchor_basis = Basis.of(self._anchor_moments.clone(), anchors)
+        return self._anchor_basis
 
+    @th.no_grad()
     def _output_scale(self, features: th.Tensor) -> th.Tensor | float:
         if self.closed_form:
             return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else 1.0

@@ -5,6 +5,8 @@ What slows the training of a linear model is the correlation of its inputs: the 
 without it (our choice).
 """
 
+from typing import NamedTuple
+
 import torch as th
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -13,20 +15,19 @@ from torch.utils.hooks import RemovableHandle
 WHITENING_RIDGE = 0.1
 
 
-class Whitening:
-    """
-    The coordinates ``z = features S``, with ``S S^T`` the inverse of the features' ridged second moments; and units of the
-    outputs.
+class Basis(NamedTuple):
+    """Where the coordinates ``z = features S`` lie."""
 
-    :param head: the linear head
-    :param moments: (d, d) second moments of its inputs, overwritten
-    :param rows: of how many they are
-    :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; 1.0 for logits
-    """
+    whitening: th.Tensor  # S, (d, d), symmetric
+    inverse: th.Tensor  # of S, (d, d)
 
-    def __init__(self, head: nn.Linear, moments: th.Tensor, rows: int, scale: th.Tensor | float) -> None:
-        self.head = head
-        self.scale = th.as_tensor(scale, dtype=moments.dtype, device=moments.device)
+    @classmethod
+    def of(cls, moments: th.Tensor, rows: int) -> "Basis":
+        """
+        :param moments: (d, d) second moments of features, overwritten
+        :param rows: of how many they are
+        :return: ``S`` with ``S S^T`` the inverse of the ridged moments
+        """
         # Few rows say little about a covariance: they must not blow up what they do not show
         ridge = (WHITENING_RIDGE + 1 / rows) * moments.diagonal().mean()
         ridge = ridge.clamp_min(th.finfo(moments.dtype).eps)
@@ -34,8 +35,22 @@ class Whitening:
         moments.diagonal().add_(ridge)
         eigenvalues, eigenvectors = th.linalg.eigh(moments)
         scales = eigenvalues.clamp_min(ridge).sqrt()
-        self.basis = (eigenvectors / scales) @ eigenvectors.T
-        self._inverse = (eigenvectors * scales) @ eigenvectors.T
+        return cls((eigenvectors / scales) @ eigenvectors.T, (eigenvectors * scales) @ eigenvectors.T)
+
+
+class Whitening:
+    """
+    A linear head that reads whitened coordinates, and speaks in units.
+
+    :param head: the linear head
+    :param basis: of the coordinates
+    :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; 1.0 for logits
+    """
+
+    def __init__(self, head: nn.Linear, basis: Basis, scale: th.Tensor | float) -> None:
+        self.head = head
+        self.scale = th.as_tensor(scale, dtype=head.weight.dtype, device=head.weight.device)
+        self.basis, self._inverse = basis
 
     def coordinates(self, features: th.Tensor) -> th.Tensor:
         """

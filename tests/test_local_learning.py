@@ -12,6 +12,7 @@ from torch import nn
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
+from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
 
@@ -363,6 +364,19 @@ def test_whitened_coordinates_condition_the_head() -> None:
                 model.heads.step(whitened, towards_the_actions, 1e9)
         losses[whiten] = (model.policy.action_net(latent)[:, 0] - wanted).square().mean().item() / wanted.var().item()
     assert losses[True] < 0.3 * losses[False]
+
+
+def test_coordinates_of_a_rollout_of_few_rows_are_those_of_the_anchors() -> None:
+    model = small_model(ForwardPPO)
+    anchors, few, many = th.randn(200, 64), th.randn(64, 64), 5 * th.randn(65, 64)
+    model.heads.remember((anchors, anchors))
+    expected = Basis.of(anchors.T @ anchors / 200, 200)
+    th.testing.assert_close(model.heads._basis(few).whitening, expected.whitening)
+    model.heads.remember((few, few))
+    th.testing.assert_close(model.heads._basis(few).whitening, Basis.of(few.T @ few / 64, 64).whitening)
+    both = Basis.of((many.T @ many / 65 + few.T @ few / 64) / 2, 129)
+    th.testing.assert_close(model.heads._basis(many).whitening, both.whitening)
+    assert (both.whitening @ both.inverse - th.eye(64)).abs().max() < 1e-4
 
 
 def test_single_row_does_not_blow_up_whitened_coordinates() -> None:
