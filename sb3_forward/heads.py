@@ -77,6 +77,7 @@ class Heads:
         # Of the critic's features on rows where it is held to what it says
         self._held_gram: th.Tensor | float = 0.0
         self._held_rows = 0
+        self._fitted: tuple[th.Tensor, int] | None = None
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
@@ -100,11 +101,19 @@ class Heads:
 
         :param features: (N, d_vf) of the critic
         """
-        if not self.fits_values:
-            return
-        inputs = _with_level(features)
-        self._held_gram = inputs.T @ inputs + self._held_gram
-        self._held_rows += len(inputs)
+        if self.fits_values:
+            inputs = _with_level(features)
+            self._hold(inputs.T @ inputs, len(inputs))
+
+    def hold_fitted(self) -> None:
+        """As :meth:`hold_values`, on the rows of the last :meth:`fit_values`, if there was one since the last call."""
+        if self._fitted is not None:
+            self._hold(*self._fitted)
+            self._fitted = None
+
+    def _hold(self, gram: th.Tensor, rows: int) -> None:
+        self._held_gram = gram + self._held_gram
+        self._held_rows += rows
 
     @th.no_grad()
     def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
@@ -122,7 +131,9 @@ class Heads:
         inputs = _with_level(features)
         # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * len(inputs) / max(self._held_rows, 1), 1.0)
-        gram, rows = inputs.T @ inputs + weight * self._held_gram, len(inputs) + weight * self._held_rows
+        own = inputs.T @ inputs
+        self._fitted = own, len(inputs)
+        gram, rows = own + weight * self._held_gram, len(inputs) + weight * self._held_rows
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
 

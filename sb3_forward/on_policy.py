@@ -204,7 +204,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rows = Rows(len(rollout.returns), self._observations, signals, (rollout.latent_pi, rollout.latent_vf))
         enough = self.pending.add(rows)
         if enough is None:
-            self.heads.hold_values(rollout.latent_vf)
+            self.heads.hold_fitted()
         else:
             self._hidden_phase(enough)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()

@@ -442,7 +442,13 @@ def test_a_short_rollout_counts_for_an_eighth_of_the_values_fit() -> None:
 def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
     held: list[int] = []
-    monkeypatch.setattr(Heads, "fit_values", lambda self, features, returns: held.append(self._held_rows))
+    fit_values = Heads.fit_values
+
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor) -> None:
+        held.append(self._held_rows)
+        fit_values(self, features, returns)
+
+    monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C).learn(80)
     assert held == [0, 16, 32, 48, 64]  # after the third, all are anchors
 
