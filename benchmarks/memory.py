@@ -2,8 +2,8 @@
 How much memory train() needs against the depth of the network, beside SB3's PPO.
 
 For every depth, and for either class in a process of its own: PPO with so many hidden layers (for actor and critic each)
-learns from one rollout, so that its optimizers have their state; then another rollout is collected, and the train() on it is
-watched.
+learns from some rollouts, so that its optimizers have their state; then another rollout is collected, and the train() on it
+is watched. It is one in which ours has enough rows for a local phase.
 
   peak_bytes        the most that was allocated at once in train(), beyond what was there when it began: parameters, state of
                     the optimizers and rollout; gradients count. On a CPU from the events of PyTorch's own allocator, as its
@@ -47,6 +47,7 @@ from benchmarks.harness import (
 )
 from sb3_forward import ForwardPPO
 from sb3_forward.commands import folder
+from sb3_forward.pending import WAITING_ROWS
 
 EXAMPLES = """\
 examples:
@@ -75,7 +76,8 @@ class Setting(NamedTuple):
 def ready_model(setting: Setting) -> OnPolicyAlgorithm:
     """
     :param setting: what to measure
-    :return: a model that has learned from one rollout, and has another one that it has not learned from
+    :return: a model that has learned from some rollouts, and has another one that it has not learned from; with this one, ours
+        has enough rows for a local phase, the second
     """
     th.set_num_threads(1)
     model = CLASSES[setting.side](
@@ -88,7 +90,7 @@ def ready_model(setting: Setting) -> OnPolicyAlgorithm:
         seed=0,
         device=setting.device,
     )
-    model.learn(2048)
+    model.learn(2 * WAITING_ROWS - 2048)
     train = model.train
     model.train = lambda: None  # type: ignore[method-assign]
     model.learn(2048, reset_num_timesteps=False)

@@ -201,7 +201,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout))
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
-        rows = Rows(len(rollout.returns), self._observations, signals, (rollout.latent_pi, rollout.latent_vf))
+        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         enough = self.pending.add(rows)
         if enough is None:
             self.heads.hold_fitted()
@@ -241,7 +241,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
         # The policy goes on from here: the rollout counts as much as all that was before
         others = others[th.randperm(len(others))[:ANCHORS]]
-        said = [outputs[th.cat([taken, others])] for outputs in self.heads.say(rows.latents)]
+        outputs = map(th.cat, zip(*map(self.heads.say, rows.latents), strict=True))
+        said = [output[th.cat([taken, others])] for output in outputs]
         if known is not None:
             said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
         assert self.heads.anchors is not None

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     number: int
     observations: Callable[[th.Tensor], PyTorchObs]  # from indices to these of them
     signals: dict[str, th.Tensor]  # guidance of actor and critic, (N, k) each; none without guidance
-    latents: Latents  # their top features, under the present weights
+    latents: list[Latents]  # their top features, under the present weights, part by part
 
 
 class Pending:
@@ -49,7 +49,7 @@ class Pending:
 
     def add(self, rows: Rows) -> Rows | None:
         """
-        :param rows: those of a rollout
+        :param rows: those of a rollout, in one part
         :return: all rows, once they are enough; they are handed out once
         """
         if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
@@ -57,11 +57,11 @@ class Pending:
         if not self.state and rows.number >= WAITING_ROWS:
             return rows
         own = rows.observations(th.arange(rows.number))
-        self.state.append({"rows": rows.number, "observations": own, "signals": rows.signals, "latents": rows.latents})
+        self.state.append({"rows": rows.number, "observations": own, "signals": rows.signals, "latents": rows.latents[0]})
         if (number := self.rows) < min(WAITING_ROWS, fitting(pick(own, slice(1)))):
             return None
         observations = join([part["observations"] for part in self.state])
         signals = {role: th.cat([part["signals"][role] for part in self.state]) for role in rows.signals}
-        actor, critic = zip(*self.latents, strict=True)
+        latents = self.latents
         self.state.clear()
-        return Rows(number, lambda index: pick(observations, index), signals, (th.cat(actor), th.cat(critic)))
+        return Rows(number, lambda index: pick(observations, index), signals, latents)
