@@ -58,7 +58,7 @@ def test_atari() -> None:
 def test_very_deep() -> None:
     results = load("very_deep")(1_024, 2, 8)
     kept = {run: kibibytes for run, (kibibytes, _) in results.items()}
-    assert kept["ForwardPPO", 8] == kept["ForwardPPO", 2] > 0
+    assert kept["ForwardPPO", 8] == kept["ForwardPPO", 2] == 0  # these layers need no graph at all
     assert kept["PPO", 8] > 2 * kept["PPO", 2]
 
 
