@@ -472,3 +472,13 @@ def test_no_value_coefficient_no_fit() -> None:
     before = model.policy.value_net.weight.clone()
     model.learn(16)
     assert th.equal(before, model.policy.value_net.weight)
+
+
+def test_large_observations_do_not_wait_for_more_than_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    monkeypatch.setattr("sb3_forward.anchors.ANCHOR_BYTES", 48 * 4 * 4)  # 48 rows of four floats
+    trained: list[Any] = []
+    monkeypatch.setattr(ForwardPPO, "_local_phase", lambda self, rows: trained.append(rows.number))
+    small_model(ForwardPPO).learn(96)
+    small_model(ForwardPPO, n_steps=64).learn(64)
+    assert trained == [48, 48, 64]
