@@ -138,7 +138,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
         self._recorder = LatentRecorder(policy)
-        self._versions: list[int] = []  # none yet
+        self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
 
     def _head_learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
