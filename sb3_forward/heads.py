@@ -77,7 +77,6 @@ class Heads:
         # Of the critic's features on rows where it is held to what it says
         self._held_gram: th.Tensor | float = 0.0
         self._held_rows = 0
-        self._fitted: tuple[th.Tensor, int] | None = None
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
@@ -105,12 +104,6 @@ class Heads:
             inputs = _with_level(features)
             self._hold(inputs.T @ inputs, len(inputs))
 
-    def hold_fitted(self) -> None:
-        """As :meth:`hold_values`, on the rows of the last :meth:`fit_values`, if there was one since the last call."""
-        if self._fitted is not None:
-            self._hold(*self._fitted)
-            self._fitted = None
-
     def _hold(self, gram: th.Tensor, rows: int) -> None:
         self._held_gram = gram + self._held_gram
         self._held_rows += rows
@@ -119,7 +112,8 @@ class Heads:
     def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout,
-        and to what it says on the anchors and on other rows that it is held on.
+        and to what it says on the anchors and on other rows that it is held on. From now on, until the anchors change, it is
+        held on these, too.
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
@@ -132,10 +126,10 @@ class Heads:
         # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * len(inputs) / max(self._held_rows, 1), 1.0)
         own = inputs.T @ inputs
-        self._fitted = own, len(inputs)
         gram, rows = own + weight * self._held_gram, len(inputs) + weight * self._held_rows
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
+        self._hold(own, len(inputs))
 
     @th.no_grad()
     def say(self, latents: Latents) -> list[th.Tensor]:

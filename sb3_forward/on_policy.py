@@ -202,10 +202,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        enough = self.pending.add(rows)
-        if enough is None:
-            self.heads.hold_fitted()
-        else:
+        if (enough := self.pending.add(rows)) is not None:
             self._hidden_phase(enough)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))

@@ -54,18 +54,16 @@ class Pending:
         """
         if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
             self.state.clear()  # from before guidance was switched on or off
-        if not self.state and rows.number >= _enough(rows.observations(th.zeros(1, dtype=th.long))):
+        first = pick(self.state[0]["observations"], slice(1)) if self.state else rows.observations(th.zeros(1, dtype=th.long))
+        enough = min(WAITING_ROWS, fitting(first))
+        if not self.state and rows.number >= enough:
             return rows
         own = rows.observations(th.arange(rows.number))
         self.state.append({"rows": rows.number, "observations": own, "signals": rows.signals, "latents": rows.latents[0]})
-        if (number := self.rows) < _enough(pick(own, slice(1))):
+        if (number := self.rows) < enough:
             return None
         observations = join([part["observations"] for part in self.state])
         signals = {role: th.cat([part["signals"][role] for part in self.state]) for role in rows.signals}
         latents = self.latents
         self.state.clear()
         return Rows(number, lambda index: pick(observations, index), signals, latents)
-
-
-def _enough(row: PyTorchObs) -> int:
-    return min(WAITING_ROWS, fitting(row))
