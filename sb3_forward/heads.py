@@ -73,11 +73,16 @@ class Heads:
         self.linear_heads = [name for name in ("action_net", "value_net") if _is_linear(getattr(policy, name))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
+        self.forget()
+        self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
+
+    def forget(self) -> None:
+        """No anchors, and no rows that the values are held on."""
         self.anchors: Latents | None = None
+        self._anchor_basis: Basis | None = None
         # Of the critic's features on rows where it is held to what it says
         self._held_gram: th.Tensor | float = 0.0
         self._held_rows = 0
-        self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     @th.no_grad()
     def remember(self, latents: Latents) -> None:
@@ -87,10 +92,9 @@ class Heads:
         :param latents: features of actor (M, d_pi) and critic (M, d_vf) on the anchors, M >= 1
         """
         actor, critic = latents
+        self.forget()
         self.anchors = latents
-        self._anchor_basis: Basis | None = None
         self._anchor_moments = actor.T @ actor / len(actor)
-        self._held_gram, self._held_rows = 0.0, 0
         self.hold_values(critic)
 
     @th.no_grad()

@@ -254,6 +254,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _remember_anchors(self) -> None:
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
+        self.heads.forget()
         if self.anchors.rows > 0:
             self.heads.remember(self._latents(self.anchors.batches(FEATURE_ROWS)))
         self._versions = self._hidden_versions()

@@ -1,5 +1,6 @@
 """What the method promises: each hidden block learns from its own loss alone, and the heads alone see the policy gradient."""
 
+import copy
 import math
 from typing import Any
 
@@ -297,6 +298,17 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
         th.testing.assert_close(latents, model.network.latents(rows.observations(th.arange(48))))
     assert model.pending.rows == 16
     assert model.anchors.rows == 48
+
+
+def test_parameters_from_elsewhere_come_with_their_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
+    waiting, fresh = small_model(ForwardA2C).learn(32), small_model(ForwardA2C, seed=1)
+    model = small_model(ForwardA2C).learn(64)
+    for source, rows in ((waiting, 32), (fresh, 0)):
+        model.set_parameters(copy.deepcopy(source.get_parameters()))
+        model._prepare_optimizers()
+        assert model.heads.anchors is None
+        assert model.heads._held_rows == rows
 
 
 def test_guidance_that_is_switched_on_starts_with_fresh_rows(monkeypatch: pytest.MonkeyPatch) -> None:
