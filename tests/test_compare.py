@@ -157,7 +157,14 @@ def stopped(signal_number: int, until: Callable[[], object], *arguments: str) ->
     :return: its exit code, and what it has printed
     """
     driver = subprocess.Popen(
-        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command(*arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # A job in the background hands on that it ignores interrupts; one in a terminal does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process = psutil.Process(driver.pid)
     wait_until(lambda: driver.poll() is not None or (until() and trials(process)))
