@@ -220,7 +220,13 @@ def _keeps(module: nn.Module, base: type[nn.Module], *methods: str) -> bool:
 
 
 def _trainable(policy: nn.Module) -> list[int]:
-    return [id(parameter) for parameter in policy.parameters() if parameter.requires_grad]
+    # `policy.parameters()` would do, but takes several times as long, and every update asks
+    found, modules = [], [policy]
+    while modules:
+        module = modules.pop()
+        found += [id(own) for own in module._parameters.values() if own is not None and own.requires_grad]
+        modules += [child for child in module._modules.values() if child is not None]
+    return found
 
 
 def _head_parameters(policy: ActorCriticPolicy) -> list[nn.Parameter]:

@@ -337,7 +337,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _observations(self, rows: th.Tensor) -> PyTorchObs:
         """These rows of the rollout."""
-        return self.rollout_buffer._get_samples(rows.numpy()).observations
+        buffer, index = self.rollout_buffer, rows.numpy()
+        if isinstance(buffer.observations, dict):
+            return {key: buffer.to_torch(values[index]) for key, values in buffer.observations.items()}
+        return buffer.to_torch(buffer.observations[index])
 
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())
