@@ -185,7 +185,7 @@ class Heads:
         """
         gram.diagonal().add_(ridge * gram.diagonal().mean())
         step = th.linalg.solve(gram, missing)
-        if not step.isfinite().all():
+        if not math.isfinite(step.sum().item()):
             reason = parameter_problem(self.policy) or (
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "
                 "`local_learning_rate`"

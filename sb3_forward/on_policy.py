@@ -304,7 +304,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
         actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
         critic = rollout.returns[:, None]
-        if not (actor.isfinite().all() and critic.isfinite().all()):
+        if not math.isfinite((actor.sum() + critic.sum()).item()):  # to look at each takes four times as long
             raise ValueError(
                 "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
                 "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
