@@ -233,7 +233,8 @@ class Heads:
                 hook.remove()
             if whitening is not None:
                 whitening.leave()
-            self.optimizer.zero_grad()
+            for parameter in self.parameters:
+                parameter.grad = None
 
     @th.no_grad()
     def _basis(self, features: th.Tensor) -> Basis:
