@@ -4,9 +4,12 @@ Actor-critic policies for forward training: SB3's own, name for name and shape f
 Their weights load into SB3's policies and back. Any other ``ActorCriticPolicy`` can be trained forward too.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -19,9 +22,12 @@ class ForwardPolicy(ActorCriticPolicy):
     observation, and no linear head can represent an even value function of it. Backpropagation would move the biases;
     a local loss has no reason to. The features extractor keeps the biases of its own initialisation.
 
+    Every layer adds to the distortion: of more than two layers, L, each gets sqrt(2 / L) of the biases, so that their
+    variances add up to those of two. With full ones, 64 layers forget what they are shown.
+
     :param args: positional arguments of ``ActorCriticPolicy``
-    :param bias_init: half-width of the uniform distribution that the biases are drawn from, >= 0; 0 is SB3's
-        initialisation (our choice: the paper's is not known to us)
+    :param bias_init: half-width of the uniform distribution that the biases of one or two layers are drawn from, >= 0; 0 is
+        SB3's initialisation (our choice: the paper's is not known to us)
     :param kwargs: keyword arguments of ``ActorCriticPolicy``
     :raises ValueError: if ``bias_init`` is negative
     """
@@ -37,10 +43,19 @@ class ForwardPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        if self.bias_init > 0:
-            for module in self.mlp_extractor.modules():
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.uniform_(module.bias, -self.bias_init, self.bias_init)
+        for stack in self._stacks() if self.bias_init > 0 else ():
+            biases = [layer.bias for layer in stack.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]
+            half_width = self.bias_init * min(1.0, math.sqrt(2 / max(len(biases), 1)))
+            for bias in biases:
+                nn.init.uniform_(bias, -half_width, half_width)
+
+    def _stacks(self) -> Iterator[nn.Module]:
+        """The hidden layers of actor and critic; of another extractor than SB3's, all in one."""
+        if isinstance(self.mlp_extractor, MlpExtractor):
+            yield self.mlp_extractor.policy_net
+            yield self.mlp_extractor.value_net
+        else:
+            yield self.mlp_extractor
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -56,6 +56,14 @@ def test_bias_init() -> None:
         make(MlpPolicy, "MlpPolicy", bias_init=-1.0)
 
 
+def test_biases_of_deep_networks_add_up_to_those_of_two_layers() -> None:
+    policy = make(MlpPolicy, "MlpPolicy", net_arch={"pi": [64] * 8, "vf": [64]})
+    widths = [layer.bias.abs().max().item() for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
+    assert all(0.4 <= width <= 0.5 for width in widths)
+    (critic,) = (layer for layer in policy.mlp_extractor.value_net if isinstance(layer, nn.Linear))
+    assert 0.8 <= critic.bias.abs().max().item() <= 1
+
+
 def test_random_biases_give_features_an_even_part() -> None:
     """The reason for them: with zero biases every feature of tanh layers is an odd function of the observation."""
     observations = th.randn(16, 4)
