@@ -6,10 +6,13 @@ the heads is measured by.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
+
+Observations = TypeVar("Observations", PyTorchObs, np.ndarray | dict[str, np.ndarray])
 
 # At most so many are kept, and so many bytes of them: they are saved with the model (our choice)
 ANCHORS = 2048
@@ -65,15 +68,15 @@ def fitting(row: PyTorchObs) -> int:
     return ANCHOR_BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
 
 
-def pick(observations: PyTorchObs, rows: th.Tensor | slice) -> PyTorchObs:
+def pick(observations: Observations, rows: Any) -> Observations:
     """
-    :param observations: (N, ...), or a dictionary of such
-    :param rows: (B,) indices, or a range
+    :param observations: (N, ...) tensor or array, or a dictionary of such
+    :param rows: (B,) indices of the same kind, or a range
     :return: these rows
     """
-    if isinstance(observations, th.Tensor):
-        return observations[rows]
-    return {key: value[rows] for key, value in observations.items()}
+    if isinstance(observations, dict):
+        return {key: value[rows] for key, value in observations.items()}
+    return observations[rows]
 
 
 def join(parts: list[PyTorchObs]) -> PyTorchObs:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.finite import parameter_problem
+from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
 
@@ -185,7 +185,7 @@ class Heads:
         """
         gram.diagonal().add_(ridge * gram.diagonal().mean())
         step = th.linalg.solve(gram, missing)
-        if not math.isfinite(step.sum().item()):
+        if not all_finite(step):
             reason = parameter_problem(self.policy) or (
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "
                 "`local_learning_rate`"

@@ -17,11 +17,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, explained_variance, update_learning_rate
+from stable_baselines3.common.utils import (
+    FloatSchedule,
+    LinearSchedule,
+    explained_variance,
+    obs_as_tensor,
+    update_learning_rate,
+)
 
-from sb3_forward.anchors import ANCHORS, Anchors
+from sb3_forward.anchors import ANCHORS, Anchors, pick
 from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
+from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import LatentRecorder, Latents, versions
@@ -304,7 +311,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
         actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
         critic = rollout.returns[:, None]
-        if not math.isfinite((actor.sum() + critic.sum()).item()):  # to look at each takes four times as long
+        if not (all_finite(actor) and all_finite(critic)):
             raise ValueError(
                 "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
                 "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
@@ -337,10 +344,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _observations(self, rows: th.Tensor) -> PyTorchObs:
         """These rows of the rollout."""
-        buffer, index = self.rollout_buffer, rows.numpy()
-        if isinstance(buffer.observations, dict):
-            return {key: buffer.to_torch(values[index]) for key, values in buffer.observations.items()}
-        return buffer.to_torch(buffer.observations[index])
+        return obs_as_tensor(pick(self.rollout_buffer.observations, rows.numpy()), self.device)
 
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())

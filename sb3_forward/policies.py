@@ -45,7 +45,7 @@ class ForwardPolicy(ActorCriticPolicy):
         super()._build(lr_schedule)
         for stack in self._stacks() if self.bias_init > 0 else ():
             biases = [layer.bias for layer in stack.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]
-            half_width = self.bias_init * min(1.0, math.sqrt(2 / max(len(biases), 1)))
+            half_width = self.bias_init * math.sqrt(2 / max(len(biases), 2))
             for bias in biases:
                 nn.init.uniform_(bias, -half_width, half_width)
 

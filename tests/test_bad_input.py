@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.finite import all_finite
 from sb3_forward.heads import CachedRollout
 from tests.envs import ALGORITHMS, small_model
 
@@ -77,6 +78,15 @@ def test_non_finite_returns(algorithm: Any, guidance_coef: float, place: str) ->
     with pytest.raises(ValueError, match=place):
         model.train()
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [([3e38, 3e38], True), ([], True), ([1.0, math.nan], False), ([math.inf, 1.0], False), ([math.inf, -math.inf], False)],
+)
+def test_all_finite(values: list[float], finite: bool) -> None:
+    """Large numbers, too, the sum of which overflows."""
+    assert all_finite(th.tensor(values)) == finite
 
 
 @pytest.mark.parametrize("closed_form", [True, False])
