@@ -26,7 +26,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.on_policy import LOCAL_ROWS, ForwardOnPolicyAlgorithm
+from sb3_forward.pending import WAITING_ROWS
 
 ALGORITHMS: dict[str, type[ForwardOnPolicyAlgorithm]] = {"forward_a2c": ForwardA2C, "forward_ppo": ForwardPPO}
 N_ENVS = 8
@@ -103,7 +104,8 @@ def wrong(model: ForwardOnPolicyAlgorithm, rollouts: int, timesteps: int) -> lis
     # The last update is that of the last rollout, which may go past the end
     progress = max(1 - model.num_timesteps / timesteps, 0.0)
     rows = model.n_steps * N_ENVS
-    minibatches = rollouts * model.local_epochs * math.ceil(rows / model.local_batch_size)
+    phases = rollouts // math.ceil(WAITING_ROWS / rows)
+    minibatches = phases * model.local_epochs * math.ceil(LOCAL_ROWS / model.local_batch_size)
     for block in model.network.blocks:
         assert block.optimizer is not None
         rate, expected = block.optimizer.param_groups[0]["lr"], model.local_lr_schedule(progress)
