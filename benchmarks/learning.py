@@ -4,6 +4,7 @@ How well an algorithm learns through the literal RL Zoo command: several seeds, 
     python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --seeds 5
     python benchmarks/learning.py --algo ppo --env CartPole-v1 --seeds 5
     python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --label frozen -params "hidden_training:'frozen'"
+    python benchmarks/learning.py --algo forward_a2c --env CartPole-v1 --label class --class-defaults -n 100000
 
 Rows that the CSV already has are not run again. The last lines are the interquartile mean over seeds with its 95 %
 bootstrap interval for every environment, algorithm and label in the CSV.
@@ -56,7 +57,7 @@ def check(algo: str, envs: list[str]) -> None:
         make_env(env).close()
 
 
-def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, folder: Path) -> None:
+def run(algo: str, env: str, seed: int, params: list[str], class_defaults: bool, n_timesteps: int, folder: Path) -> None:
     """
     Train through the Zoo in a process of its own.
 
@@ -64,6 +65,7 @@ def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, fol
     :param env: environment
     :param seed: seed of the run
     :param params: hyperparameters to overwrite, as for ``-params``
+    :param class_defaults: the class as ``Class("MlpPolicy", env)`` makes it, in place of hyperparameters from a file
     :param n_timesteps: steps, -1 for those of the Zoo's hyperparameters
     :param folder: log folder
     :raises UserError: if training fails
@@ -72,6 +74,10 @@ def run(algo: str, env: str, seed: int, params: list[str], n_timesteps: int, fol
     command += ["--eval-freq", "10000", "--num-threads", "1", "--device", "cpu", "-n", str(n_timesteps), "--verbose", "0"]
     if params:
         command += ["-params", *params]
+    if class_defaults:
+        config = folder / "class.yml"
+        config.write_text(f"{env}: {{n_timesteps: {n_timesteps}, policy: MlpPolicy}}\n")
+        command += ["--conf-file", str(config)]
     log = folder / "train.log"
     with log.open("w") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -153,11 +159,16 @@ def main() -> int:
     parser.add_argument("-n", "--n-timesteps", type=int, default=-1, help="steps (default: those of the hyperparameters)")
     parser.add_argument("--label", default="shipped", help="name of this set of parameters in the CSV (default: %(default)s)")
     parser.add_argument("-params", nargs="+", default=[], help="hyperparameters to overwrite, as in the Zoo")
+    parser.add_argument(
+        "--class-defaults", action="store_true", help="Class('MlpPolicy', env), no file of hyperparameters; asks for -n"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
     args = parser.parse_args()
     if args.seeds < 1 or args.jobs < 1:
         parser.error(f"--seeds and --jobs must be at least 1, got {args.seeds} and {args.jobs}")
+    if args.class_defaults and args.n_timesteps < 1:
+        parser.error("--class-defaults needs -n, the number of steps")
     try:
         check(args.algo, args.env)
     except UserError as error:
@@ -173,7 +184,7 @@ def main() -> int:
         env, seed = job
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            run(args.algo, env, seed, args.params, args.n_timesteps, Path(folder))
+            run(args.algo, env, seed, args.params, args.class_defaults, args.n_timesteps, Path(folder))
             wall_seconds = time.perf_counter() - start
             result = evaluate(args.algo, env, Path(folder))
         row = {"env": env, "algo": args.algo, "label": args.label, "seed": seed, **result, "wall_seconds": wall_seconds}
