@@ -204,14 +204,14 @@ def tidy(folder: Path) -> None:
 
 def on_small_disk(fault: str, options: list[str]) -> bool:
     """
-    Start this program again with a file system of one megabyte that nobody else sees.
+    Start this program again with a file system of four megabytes that nobody else sees.
 
     :param fault: ``full-disk`` or ``read-only``
     :param options: further arguments
     :return: whether nothing was lost
     """
     with tempfile.TemporaryDirectory() as folder:
-        mount = f'mount -t tmpfs -o size=1m tmpfs {folder} && exec "$@"'
+        mount = f'mount -t tmpfs -o size=4m tmpfs {folder} && exec "$@"'
         inside = [sys.executable, __file__, fault, "--inside", folder, *options]
         return subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *inside]).returncode == 0
 
@@ -221,7 +221,7 @@ def full_disk(algorithm: type[BaseAlgorithm], folder: Path, times: int, seed: in
     Save with too little room, and again with enough.
 
     :param algorithm: class of the model
-    :param folder: on a file system of one megabyte
+    :param folder: on a file system of four megabytes, room for a model and another
     :param times: number of attempts, each with another amount of room
     :param seed: of these amounts
     :return: whether the file of before and the model were unharmed each time

@@ -3,6 +3,7 @@ A long run under a sampler: does memory grow, do steps become slower, are optimi
 
     python benchmarks/long_run.py
     python benchmarks/long_run.py --algo forward_a2c --timesteps 1e5 --csv /tmp/long_run.csv
+    python benchmarks/long_run.py --algo a2c        # SB3's, for what grows without us
 
 Trains on CartPole with normalised observations and linear schedules. One row of the CSV is one sample: resident memory of the
 process (RSS), and wall-clock time per step of an environment since the sample before. The first tenth of the run is warm-up:
@@ -15,13 +16,15 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import torch as th
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -29,7 +32,7 @@ from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.on_policy import LOCAL_ROWS, ForwardOnPolicyAlgorithm
 from sb3_forward.pending import WAITING_ROWS
 
-ALGORITHMS: dict[str, type[ForwardOnPolicyAlgorithm]] = {"forward_a2c": ForwardA2C, "forward_ppo": ForwardPPO}
+ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"forward_a2c": ForwardA2C, "forward_ppo": ForwardPPO, "a2c": A2C, "ppo": PPO}
 N_ENVS = 8
 SAMPLES = 400
 WARM_UP = 0.1
@@ -73,22 +76,16 @@ class Sampler(BaseCallback):
             self.steps, self.time = self.num_timesteps, now
 
 
-def build(algo: str) -> ForwardOnPolicyAlgorithm:
+def build(algo: str) -> OnPolicyAlgorithm:
     """
     :param algo: key of the algorithm
     :return: a model whose learning rates go to zero
     """
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=N_ENVS, seed=0))
-    local_learning_rate = 1e-3 if algo == "forward_ppo" else 3e-5
-    return ALGORITHMS[algo](
-        "MlpPolicy",
-        env,
-        learning_rate=LinearSchedule(7e-4, 0.0, 1.0),
-        local_learning_rate=LinearSchedule(local_learning_rate, 0.0, 1.0),
-        n_steps=128,
-        seed=0,
-        device="cpu",
-    )  # type: ignore[call-arg]
+    kwargs: dict[str, Any] = {"learning_rate": LinearSchedule(7e-4, 0.0, 1.0), "n_steps": 128, "seed": 0, "device": "cpu"}
+    if issubclass(ALGORITHMS[algo], ForwardOnPolicyAlgorithm):
+        kwargs["local_learning_rate"] = LinearSchedule(1e-3 if algo == "forward_ppo" else 3e-5, 0.0, 1.0)
+    return ALGORITHMS[algo]("MlpPolicy", env, **kwargs)
 
 
 def wrong(model: ForwardOnPolicyAlgorithm, rollouts: int, timesteps: int) -> list[str]:
@@ -155,6 +152,8 @@ def main() -> int:
         writer.writerow(Sample._fields)
         writer.writerows((timesteps, round(rss, 2), round(us, 1)) for timesteps, rss, us in sampler.samples)
     print(f"{type(model).__name__}, {summary(sampler.samples)}. Samples: {file}")
+    if not isinstance(model, ForwardOnPolicyAlgorithm):
+        return 0
     problems = wrong(model, sampler.rollouts, int(args.timesteps))
     print("\n".join(problems) or f"Optimizers and schedules are right after {sampler.rollouts} rollouts.")
     return 1 if problems else 0
