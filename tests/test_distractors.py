@@ -16,7 +16,8 @@ def observations(seed: int) -> np.ndarray:
 
 def test_it_is_an_environment():
     env = gym.make("CartPoleDistractors-v0", disable_env_checker=True)
-    assert env.spec is not None and env.spec.max_episode_steps == 500
+    assert env.spec is not None
+    assert env.spec.max_episode_steps == 500
     check_env(env.unwrapped, skip_render_check=True)
 
 
