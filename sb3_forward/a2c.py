@@ -42,11 +42,18 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
-        if self.normalize_advantage:
-            advantages = rollout.advantages
-            rollout = rollout._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
-        self.heads.step(rollout, self._objective, self.max_grad_norm)
+        self.heads.step(rollout._replace(advantages=self._centred(rollout.advantages)), self._objective, self.max_grad_norm)
         self._n_updates += 1
+
+    def _centred(self, advantages: th.Tensor) -> th.Tensor:
+        """
+        Advantages less their mean over the rollout (our choice): on a few steps in a row, what the values are wrong by would
+        be most of the step. SB3's A2C takes small steps there, as it clips the gradients of both heads together.
+        """
+        if len(advantages) < 2:
+            return advantages
+        centred = advantages - advantages.mean()
+        return centred / (advantages.std() + 1e-8) if self.normalize_advantage else centred
 
     def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:
         """A2C's loss by its slopes, with SB3's entropy bonus; logged."""

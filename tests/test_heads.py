@@ -115,6 +115,36 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
         assert th.equal(value, start[name]) == (not name.startswith(("action_net", "log_std"))), name
 
 
+def head_after(model: ForwardA2C, shift: float, rows: int) -> th.Tensor:
+    """Weights of the action head after a step from where it is, on the first rows of the rollout with shifted advantages."""
+    start = copy.deepcopy(model.policy.action_net.state_dict())
+    state = {parameter: copy.deepcopy(model.heads.optimizer.state[parameter]) for parameter in model.heads.parameters}
+    rollout = model._cached_rollout(model._rollout_latents()).rows(slice(rows))
+    with model.heads.training(rollout._replace(advantages=rollout.advantages + shift)) as whitened:
+        model._head_phase(whitened)
+    moved = th.cat([model.policy.action_net.weight, model.policy.action_net.bias[:, None]], dim=1).detach().clone()
+    model.policy.action_net.load_state_dict(start)
+    model.heads.optimizer.state.update(state)
+    return moved
+
+
+@pytest.mark.parametrize("normalize_advantage", [False, True])
+def test_what_the_values_are_wrong_by_moves_no_policy_of_a2c(normalize_advantage: bool) -> None:
+    model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
+    model.learn(16)
+    th.testing.assert_close(head_after(model, 100.0, rows=16), head_after(model, 0.0, rows=16), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("normalize_advantage", [False, True])
+def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
+    """Which has no mean to be centred by, and no deviation."""
+    model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
+    model.learn(16)
+    up, down = head_after(model, 100.0, rows=1), head_after(model, -100.0, rows=1)
+    assert up.isfinite().all()
+    assert (up - down).abs().max() > 1e-3
+
+
 def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
     class DeepHead(ForwardPolicy):
         def _build(self, lr_schedule: Any) -> None:
