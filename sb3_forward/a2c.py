@@ -26,6 +26,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     :param args: positional arguments of SB3's ``A2C``
     :param local_learning_rate: learning rate of the hidden blocks
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
+    :param normalize_advantage: whether to normalise the advantages of a rollout; on by default, unlike in SB3, which makes up
+        for large ones where it clips the gradients of actor and critic together
     :param kwargs: keyword arguments of SB3's ``A2C``, and those of
         :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
     """
@@ -35,25 +37,24 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         *args: Any,
         local_learning_rate: float | str | Schedule = 3e-5,
         head_learning_rate_scale: float = 2.0,
+        normalize_advantage: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
+            *args,
+            local_learning_rate=local_learning_rate,
+            head_learning_rate_scale=head_learning_rate_scale,
+            normalize_advantage=normalize_advantage,
+            **kwargs,
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
-        self.heads.step(rollout._replace(advantages=self._centred(rollout.advantages)), self._objective, self.max_grad_norm)
+        # Of one advantage there is no deviation
+        if self.normalize_advantage and len(rollout.advantages) > 1:
+            advantages = rollout.advantages
+            rollout = rollout._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
+        self.heads.step(rollout, self._objective, self.max_grad_norm)
         self._n_updates += 1
-
-    def _centred(self, advantages: th.Tensor) -> th.Tensor:
-        """
-        Advantages less their mean over the rollout (our choice): on a few steps in a row, what the values are wrong by would
-        be most of the step. SB3's A2C takes small steps there, as it clips the gradients of both heads together.
-        """
-        if len(advantages) < 2:
-            return advantages
-        centred = advantages - advantages.mean()
-        return centred / (advantages.std() + 1e-8) if self.normalize_advantage else centred
 
     def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:
         """A2C's loss by its slopes, with SB3's entropy bonus; logged."""
