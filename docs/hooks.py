@@ -11,7 +11,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-BESIDE = ("CHANGELOG.md", "hyperparams/*.yml", *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "txt")))
+BESIDE = (
+    "CHANGELOG.md",
+    "hyperparams/*.yml",
+    "benchmarks/*.yml",
+    *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "txt")),
+)
 # Of Sphinx, as the docstrings of Stable-Baselines3 have it, after its names have become code
 ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?([\w.]+)</code>")
 
