@@ -26,8 +26,6 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     :param args: positional arguments of SB3's ``A2C``
     :param local_learning_rate: learning rate of the hidden blocks
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
-    :param normalize_advantage: whether to normalise the advantages of a rollout; on by default, unlike in SB3, which makes up
-        for large ones where it clips the gradients of actor and critic together
     :param kwargs: keyword arguments of SB3's ``A2C``, and those of
         :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
     """
@@ -37,15 +35,10 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         *args: Any,
         local_learning_rate: float | str | Schedule = 3e-5,
         head_learning_rate_scale: float = 2.0,
-        normalize_advantage: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            *args,
-            local_learning_rate=local_learning_rate,
-            head_learning_rate_scale=head_learning_rate_scale,
-            normalize_advantage=normalize_advantage,
-            **kwargs,
+            *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:

@@ -128,16 +128,6 @@ def head_after(model: Any, shift: float, rows: int) -> th.Tensor:
     return moved
 
 
-def test_what_the_values_are_wrong_by_moves_no_policy_of_a2c() -> None:
-    """Unless advantages are to stay as they are."""
-    model = small_model(ForwardA2C)
-    model.learn(16)
-    plain = head_after(model, 0.0, rows=16)
-    th.testing.assert_close(head_after(model, 100.0, rows=16), plain, atol=1e-4, rtol=0)
-    model.normalize_advantage = False
-    assert (head_after(model, 100.0, rows=16) - plain).abs().max() > 1e-3
-
-
 @pytest.mark.parametrize("normalize_advantage", [False, True])
 def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
     """Which has no mean to be centred by, and no deviation."""

@@ -143,10 +143,8 @@ def test_frozen_layers_stay_at_their_random_start(algorithm: Any) -> None:
 @pytest.mark.parametrize(("algorithm", "stock"), [(ForwardA2C, A2C), (ForwardPPO, PPO)])
 @pytest.mark.parametrize("actions", ["Discrete", "Box"])
 def test_backprop_is_sb3_on_the_same_network(algorithm: Any, stock: Any, actions: str) -> None:
-    """Bit for bit, as soon as the biases start, and advantages stay, as SB3's do."""
-    kwargs: dict[str, Any] = {"learning_rate": 1e-3, "policy_kwargs": {"bias_init": 0.0}}
-    if algorithm is ForwardA2C:
-        kwargs["normalize_advantage"] = False
+    """Bit for bit, as soon as the biases start as SB3's do."""
+    kwargs = {"learning_rate": 1e-3, "policy_kwargs": {"bias_init": 0.0}}
     ours = small_model(algorithm, actions=actions, hidden_training="backprop", **kwargs).learn(48)
     theirs_kwargs = {key: value for key, value in small_kwargs(algorithm).items() if not key.startswith("local")}
     theirs = stock("MlpPolicy", small_model(algorithm, actions=actions).get_env(), learning_rate=1e-3, **theirs_kwargs)
