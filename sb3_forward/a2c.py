@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout
-from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, standardised
 
 SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")
 
@@ -42,10 +42,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:
-        # Of one advantage there is no deviation
-        if self.normalize_advantage and len(rollout.advantages) > 1:
-            advantages = rollout.advantages
-            rollout = rollout._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
+        if self.normalize_advantage:
+            rollout = rollout._replace(advantages=standardised(rollout.advantages))
         self.heads.step(rollout, self._objective, self.max_grad_norm)
         self._n_updates += 1
 

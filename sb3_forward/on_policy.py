@@ -376,6 +376,19 @@ def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
     return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
+def standardised(advantages: th.Tensor) -> th.Tensor:
+    """
+    Advantages as SB3 normalises them, each row by itself; of one advantage there is no deviation
+    (https://github.com/DLR-RM/stable-baselines3/issues/325).
+
+    :param advantages: (..., N)
+    :return: the same with mean zero and deviation one; as they were where N is one
+    """
+    if advantages.shape[-1] < 2:
+        return advantages
+    return (advantages - advantages.mean(dim=-1, keepdim=True)) / (advantages.std(dim=-1, keepdim=True) + 1e-8)
+
+
 def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
     """
     The schedule that a local learning rate stands for.

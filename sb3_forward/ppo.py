@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.heads import CachedRollout
-from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, approximate_kl
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, approximate_kl, standardised
 
 SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
 
@@ -80,7 +80,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             return rollout
         whole = len(rollout.advantages) // self.batch_size * self.batch_size
         parts = rollout.advantages[:whole].view(-1, self.batch_size), rollout.advantages[whole:].view(1, -1)
-        return rollout._replace(advantages=th.cat([_standardised(part).flatten() for part in parts if part.numel() > 0]))
+        return rollout._replace(advantages=th.cat([standardised(part).flatten() for part in parts if part.numel() > 0]))
 
     def learn(
         self: SelfForwardPPO,
@@ -180,10 +180,3 @@ class Surrogate:
             "approx_kl": mean(change - log_ratio, last_epoch),
             "loss": loss.item(),
         }
-
-
-def _standardised(advantages: th.Tensor) -> th.Tensor:
-    """Each row; of one advantage there is no deviation: https://github.com/DLR-RM/stable-baselines3/issues/325"""
-    if advantages.shape[1] < 2:
-        return advantages
-    return (advantages - advantages.mean(dim=1, keepdim=True)) / (advantages.std(dim=1, keepdim=True) + 1e-8)

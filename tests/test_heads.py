@@ -89,6 +89,21 @@ def test_logged_means_are_over_minibatches() -> None:
     assert means["entropy_loss"] == pytest.approx(-over_parts(entropy.detach()), rel=1e-5)
 
 
+def after_head_phase(model: Any, rollout: CachedRollout) -> dict[str, th.Tensor]:
+    """Parameters of the policy after a head phase on this rollout; policy and optimizer are left as they were."""
+    heads = model.heads
+    start = copy.deepcopy(model.policy.state_dict())
+    state = {parameter: copy.deepcopy(heads.optimizer.state[parameter]) for parameter in heads.parameters}
+    th.manual_seed(0)
+    with heads.training(rollout) as whitened:
+        model._head_phase(whitened)
+    assert all(parameter.grad is None for parameter in heads.parameters)
+    after = copy.deepcopy(model.policy.state_dict())
+    model.policy.load_state_dict(start)
+    heads.optimizer.state.update(state)
+    return after
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("actions", ["Discrete", "Box"])
 def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, actions: str) -> None:
@@ -96,46 +111,28 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
     model = small_model(algorithm, actions=actions, ent_coef=0.01, policy_kwargs={"ortho_init": False})
     assert model.heads.closed_form
     model.learn(16)
-    heads, latents = model.heads, model._rollout_latents()
-    start = copy.deepcopy(model.policy.state_dict())
-    state = {parameter: copy.deepcopy(heads.optimizer.state[parameter]) for parameter in heads.parameters}
+    rollout = model._cached_rollout(model._rollout_latents())
     results = []
     for closed_form in (True, False):
-        heads.closed_form = closed_form
-        model.policy.load_state_dict(start)
-        heads.optimizer.state.update({parameter: copy.deepcopy(values) for parameter, values in state.items()})
-        th.manual_seed(0)
-        with heads.training(model._cached_rollout(latents)) as rollout:
-            model._head_phase(rollout)
-        results.append({name: value.clone() for name, value in model.policy.state_dict().items()})
-        assert all(parameter.grad is None for parameter in heads.parameters)
+        model.heads.closed_form = closed_form
+        results.append(after_head_phase(model, rollout))
+    start = model.policy.state_dict()
     for name, value in results[0].items():
         th.testing.assert_close(value, results[1][name], rtol=1e-6, atol=1e-6)
         # What the heads do not own stays
         assert th.equal(value, start[name]) == (not name.startswith(("action_net", "log_std"))), name
 
 
-def head_after(model: Any, shift: float, rows: int) -> th.Tensor:
-    """Weights of the action head after a step from where it is, on the first rows of the rollout with shifted advantages."""
-    start = copy.deepcopy(model.policy.action_net.state_dict())
-    state = {parameter: copy.deepcopy(model.heads.optimizer.state[parameter]) for parameter in model.heads.parameters}
-    rollout = model._cached_rollout(model._rollout_latents()).rows(slice(rows))
-    with model.heads.training(rollout._replace(advantages=rollout.advantages + shift)) as whitened:
-        model._head_phase(whitened)
-    moved = th.cat([model.policy.action_net.weight, model.policy.action_net.bias[:, None]], dim=1).detach().clone()
-    model.policy.action_net.load_state_dict(start)
-    model.heads.optimizer.state.update(state)
-    return moved
-
-
 @pytest.mark.parametrize("normalize_advantage", [False, True])
 def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
-    """Which has no mean to be centred by, and no deviation."""
+    """Of which there is no deviation."""
     model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
     model.learn(16)
-    up, down = head_after(model, 100.0, rows=1), head_after(model, -100.0, rows=1)
-    assert up.isfinite().all()
-    assert (up - down).abs().max() > 1e-3
+    rollout = model._cached_rollout(model._rollout_latents()).rows(slice(1))
+    up, down = (after_head_phase(model, rollout._replace(advantages=th.tensor([sign]))) for sign in (100.0, -100.0))
+    for name in ("action_net.weight", "action_net.bias"):
+        assert up[name].isfinite().all()
+        assert (up[name] - down[name]).abs().max() > 1e-3
 
 
 def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
