@@ -12,38 +12,36 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
 
 DISTRACTORS = 200
 
 
-class Distractors(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
+class Distractors(gym.ObservationWrapper[np.ndarray, Any, np.ndarray]):
     """
     Noise beside the observation.
 
     :param env: with vectors (d,) as observations
-    :param number: of values drawn from a standard normal distribution, >= 1
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, Any], number: int = DISTRACTORS) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, number=number)
+    def __init__(self, env: gym.Env[np.ndarray, Any]) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, gym.spaces.Box)
-        self.number = number
-        wide = np.full(number, np.inf, dtype=np.float32)
+        wide = np.full(DISTRACTORS, np.inf, dtype=np.float32)
         low, high = env.observation_space.low, env.observation_space.high
         self.observation_space = gym.spaces.Box(np.concatenate([low, -wide]), np.concatenate([high, wide]), dtype=np.float32)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """
         :param observation: (d,)
-        :return: (d + number,)
+        :return: (d + DISTRACTORS,)
         """
-        noise = self.np_random.standard_normal(self.number, dtype=np.float32)
+        noise = self.np_random.standard_normal(DISTRACTORS, dtype=np.float32)
         return np.concatenate([observation, noise])
 
 
 def _make(**kwargs: Any) -> gym.Env[np.ndarray, Any]:
-    return Distractors(gym.make("CartPole-v1", **kwargs))
+    return Distractors(CartPoleEnv(**kwargs))
 
 
 gym.register("CartPoleDistractors-v0", entry_point=_make, max_episode_steps=500)

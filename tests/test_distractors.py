@@ -18,7 +18,8 @@ def test_it_is_an_environment():
     env = gym.make("CartPoleDistractors-v0", disable_env_checker=True)
     assert env.spec is not None
     assert env.spec.max_episode_steps == 500
-    check_env(env.unwrapped, skip_render_check=True)
+    # Not `unwrapped`, which is CartPole
+    check_env(env, skip_render_check=True)
 
 
 def test_cart_pole_comes_first_then_noise():
