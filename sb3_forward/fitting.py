@@ -1,5 +1,6 @@
 """Whether parameters from elsewhere fit a model: found out before anything of it is overwritten."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,7 @@ def _optimizer_problems(model: BaseAlgorithm, optimizer: th.optim.Optimizer, fou
         pending = group.get("pending", [])
         for part in pending if isinstance(pending, list) else [None]:
             yield from _pending_problems(model, part)
+        yield from _memory_problems(model, group.get("values", {}))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in found["state"].items():
         if index not in range(len(parameters)) or not isinstance(state, dict):
@@ -97,6 +99,18 @@ def _pending_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
         for value in (*signals.values(), *latents):
             width = value.shape[1] if isinstance(value, th.Tensor) and value.ndim == 2 else 1
             yield from _other_tensor("guidance or features of past observations", value, (th.Size((state["rows"], width)),))
+
+
+def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
+    """Sums that the value head is fitted to."""
+    if state == {}:
+        return
+    if not (isinstance(state, dict) and isinstance(state.get("rows"), float) and 0 < state["rows"] < math.inf):
+        yield "no sums of past rollouts"
+        return
+    width = getattr(getattr(model.policy, "value_net", None), "in_features", 0) + 1
+    for name, shape in {"gram": (width, width), "flow": (width, width), "rewards": (width, 1)}.items():
+        yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
 
 
 def _other_names(expected: dict[str, Any], found: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.evaluation import Memory, Steps, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -45,7 +46,7 @@ class CachedRollout(NamedTuple):
         return CachedRollout(*(column[rows] for column in self))
 
 
-# Of the rows that the values are fitted on, the rollout counts for this share at least (our choice)
+# Of the rows that the values are fitted on, those with returns count for this share at least (our choice)
 ROLLOUT_SHARE = 1 / 8
 
 
@@ -73,6 +74,7 @@ class Heads:
         self.linear_heads = [name for name in ("action_net", "value_net") if _is_linear(getattr(policy, name))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
+        self.memory = Memory({})
         self.forget()
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
@@ -105,7 +107,7 @@ class Heads:
         :param features: (N, d_vf) of the critic
         """
         if self.fits_values:
-            inputs = _with_level(features)
+            inputs = with_level(features)
             self._hold(inputs.T @ inputs, len(inputs))
 
     def _hold(self, gram: th.Tensor, rows: int) -> None:
@@ -113,26 +115,34 @@ class Heads:
         self._held_rows += rows
 
     @th.no_grad()
-    def fit_values(self, features: th.Tensor, returns: th.Tensor) -> None:
+    def fit_values(self, features: th.Tensor, returns: th.Tensor, steps: Steps | None = None) -> None:
         """
-        Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout,
-        and to what it says on the anchors and on other rows that it is held on. From now on, until the anchors change, it is
-        held on these, too.
+        Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout
+        and on the steps that it remembers, and to what it says on the anchors and on other rows that it is held on. From now
+        on, until the anchors change, it is held on these, too.
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
+        :param steps: what the returns are made of, to remember these rows by it; None if one shall not
         :raises ValueError: if the fit is not finite; the head has not moved then
         """
         if not self.fits_values:
             return
-        head = self.policy.value_net
-        inputs = _with_level(features)
-        # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
-        weight = min((1 / ROLLOUT_SHARE - 1) * len(inputs) / max(self._held_rows, 1), 1.0)
+        head, memory = self.policy.value_net, self.memory
+        inputs = with_level(features)
         own = inputs.T @ inputs
-        gram, rows = own + weight * self._held_gram, len(inputs) + weight * self._held_rows
+        memory.fade(len(inputs))
+        weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
+        missing = inputs.T @ (returns[:, None] - head(features)) + memory.missing(weights)
+        gram, rows = own + memory.gram, len(inputs) + memory.rows
+        # What is remembered in part is held for the rest
+        held, held_rows = self._held_gram - memory.gram, self._held_rows - memory.rows
+        # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
+        weight = min((1 / ROLLOUT_SHARE - 1) * rows / max(held_rows, 1), 1.0)
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
-        self._move("value_net", gram, inputs.T @ (returns[:, None] - head(features)), REFIT_RIDGE + 1 / rows)
+        self._move("value_net", gram + weight * held, missing, REFIT_RIDGE + 1 / (rows + weight * held_rows))
+        if steps is not None:
+            memory.add(inputs, own, steps)
         self._hold(own, len(inputs))
 
     @th.no_grad()
@@ -161,7 +171,7 @@ class Heads:
         for latents in features:
             rows = slice(first, first := first + len(latents[0]))
             for (name, latent), wanted in zip(self._linear(latents), said, strict=True):
-                inputs, missing = _with_level(latent), wanted[rows] - getattr(self.policy, name)(latent)
+                inputs, missing = with_level(latent), wanted[rows] - getattr(self.policy, name)(latent)
                 terms = [inputs.T @ inputs, inputs.T @ missing, missing.square().sum()]
                 sums[name] = (
                     [total.add_(term) for total, term in zip(sums[name], terms, strict=True)] if name in sums else terms
@@ -367,8 +377,3 @@ def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
     return flat
-
-
-def _with_level(features: th.Tensor) -> th.Tensor:
-    """With a constant one, the input of the bias."""
-    return nn.functional.pad(features, (0, 1), value=1.0)

@@ -10,13 +10,15 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_forward.evaluation import Cut
+
 Latents = tuple[th.Tensor, th.Tensor]
 
 
 class LatentRecorder:
     """
-    Keeps what the heads of a policy read in each call of the policy itself; not in those of ``predict`` or
-    ``predict_values``, which callbacks and the bootstrapping of cut episodes use in between.
+    Keeps what the heads of a policy read in each call of the policy itself; and in those of ``predict_values`` that bootstrap
+    episodes which go on after the rollout or were cut, not in those of callbacks in between.
 
     :param policy: the policy
     """
@@ -28,17 +30,22 @@ class LatentRecorder:
         self._actor: list[th.Tensor] = []
         self._critic: list[th.Tensor] = []
         self._versions: list[int] = []
+        self._waiting: list[int] = []
+        self.cuts: list[Cut] = []
+        # What the value head reads of the observations after the last step, (n_envs, d); None if unknown
+        self.last: th.Tensor | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Forget what was recorded before, and record."""
         self._actor, self._critic = [], []
+        self._waiting, self.cuts, self.last = [], [], None
         self._versions = versions(self._parameters)
         hooks = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter(True)),
             self.policy.register_forward_hook(lambda *_: self._enter(False), always_call=True),
             self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(self._actor, inputs)),
-            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep(self._critic, inputs)),
+            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep_critic(inputs)),
         ]
         try:
             yield
@@ -63,12 +70,30 @@ class LatentRecorder:
         actor, critic = (th.stack(tensors, dim=1).flatten(end_dim=1) for tensors in calls)
         return actor, critic
 
+    def expect(self, cut: list[int]) -> None:
+        """
+        A step has been made: what the value head reads next are the ends of these episodes, one by one, and then, if it was
+        the last step, what follows.
+
+        :param cut: environments the episodes of which were cut by it
+        """
+        self._waiting, self.last = list(cut), None
+
     def _enter(self, inside: bool) -> None:
         self._inside = inside
 
     def _keep(self, where: list[th.Tensor], inputs: tuple[Any, ...]) -> None:
         if self._inside:
             where.append(inputs[0].detach())
+
+    def _keep_critic(self, inputs: tuple[Any, ...]) -> None:
+        self._keep(self._critic, inputs)
+        if not self._inside:
+            features = inputs[0].detach()
+            if self._waiting:
+                self.cuts.append(Cut(self._waiting.pop(0), len(self._critic) - 1, features))
+            elif self.last is None:
+                self.last = features
 
 
 def versions(parameters: Iterable[th.nn.Parameter]) -> list[int]:

@@ -28,6 +28,7 @@ from stable_baselines3.common.utils import (
 from sb3_forward.anchors import ANCHORS, Anchors, pick
 from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
+from sb3_forward.evaluation import MEMORY_ROWS, Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
@@ -165,6 +166,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.heads.optimizer.state = self.policy.optimizer.state
         group = self.policy.optimizer.param_groups[0]
         self.anchors, self.pending = Anchors(group.setdefault("anchors", {})), Pending(group.setdefault("pending", []))
+        self.heads.memory = Memory(group.setdefault("values", {}))
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
@@ -205,7 +207,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         if self.vf_coef * self._head_learning_rate() > 0:
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout))
+            steps = None if latents is None else self._steps(rollout)
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
@@ -216,6 +219,32 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if self.hidden_training != "backprop" and dones is not None:
+            # As SB3 finds out which episodes it bootstraps
+            self._recorder.expect([env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])])
+
+    @th.no_grad()
+    def _steps(self, rollout: CachedRollout) -> Steps | None:
+        """What the returns of a short rollout are made of; None where that is not known."""
+        buffer, last, cuts = self.rollout_buffer, self._recorder.last, self._recorder.cuts
+        shape = (buffer.n_envs, buffer.buffer_size)
+        if not self.heads.fits_values or last is None or len(last) != buffer.n_envs or self._rollout_rows() >= MEMORY_ROWS:
+            return None
+        rewards = buffer.to_torch(buffer.rewards).T
+        head = self.heads.policy.value_net
+        for env, step, features in cuts:
+            rewards[env, step] -= self.gamma * head(features).item()
+        assert self._last_episode_starts is not None
+        starts = buffer.to_torch(np.vstack([buffer.episode_starts, self._last_episode_starts])).T.bool()
+        features = rollout.latent_vf.view(*shape, -1)
+        steps = make_steps(features, last, rewards, starts, cuts, self.gamma, self.gae_lambda)
+        # A buffer of the user's own may have other returns
+        weights = th.cat([head.weight[0], head.bias])
+        returns = steps.rewards.flatten() + steps.bootstrap @ weights
+        return steps if th.allclose(returns, rollout.returns, rtol=1e-3, atol=1e-3) else None
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
         """What the values are fitted to, (N,)."""
@@ -231,6 +260,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _hidden_phase(self, rows: Rows) -> None:
         """Move the hidden layers, take some of the rows into the anchors, and hold the heads to what they said there."""
+        self.heads.memory.state.clear()
         if self.hidden_training == "local":
             self._local_phase(rows)
         known = self.heads.anchors
@@ -415,6 +445,10 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
             "leave the hidden layers as they are."
         )
     return schedule
+
+
+def _is_cut(info: dict[str, Any]) -> bool:
+    return info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False)
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

@@ -15,4 +15,4 @@ for package, name, forward in (
     setattr(package, name, forward)
 
 # Their runs are short, and some look at hidden layers after a few hundred steps: let these move after every rollout
-sb3_forward.pending.WAITING_ROWS = 1
+sb3_forward.pending.WAITING_ROWS = 256

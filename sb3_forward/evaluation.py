@@ -1,0 +1,126 @@
+"""
+Least-squares policy evaluation: what short rollouts, one by one, say too little about.
+
+A handful of steps in a row determines few of the weights of a value head, and their returns are bootstrapped by values that
+are on the way themselves. So the head is fitted to the returns of many recent steps, as they would be with the values of
+today: LSPE(lambda) of A. Nedic and D. P. Bertsekas, "Least squares policy evaluation algorithms with linear function
+approximation" (2003); that older steps fade is our choice. Returns are linear in the weights of the head, so three sums stand
+for all steps.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+
+# So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
+MEMORY_ROWS = 1024
+
+
+class Steps(NamedTuple):
+    """What returns are made of: ``rewards + bootstrap @ weights``, with the weights and the bias of the value head."""
+
+    rewards: th.Tensor  # (N, 1) discounted
+    bootstrap: th.Tensor  # (N, d + 1)
+
+
+class Cut(NamedTuple):
+    """The end of an episode that was cut by a limit of time."""
+
+    env: int
+    step: int
+    features: th.Tensor  # (1, d) of the critic, of its last observation
+
+
+def with_level(features: th.Tensor) -> th.Tensor:
+    """
+    :param features: (..., d)
+    :return: (..., d + 1) with a constant one, the input of the bias
+    """
+    return nn.functional.pad(features, (0, 1), value=1.0)
+
+
+def make_steps(
+    features: th.Tensor,
+    last: th.Tensor,
+    rewards: th.Tensor,
+    starts: th.Tensor,
+    cuts: Iterable[Cut],
+    gamma: float,
+    gae_lambda: float,
+) -> Steps:
+    """
+    The lambda-returns of a rollout of T steps in E environments, as ``RolloutBuffer`` computes them, taken apart.
+
+    :param features: (E, T, d) of the critic
+    :param last: (E, d) of the observations after the last step
+    :param rewards: (E, T), without what was added where episodes were cut
+    :param starts: (E, T + 1) whether an episode starts with a step; the last column is of the step after the rollout
+    :param cuts: where the value of what would have followed was added to the reward
+    :param gamma: discount factor
+    :param gae_lambda: lambda of the generalised advantage estimation
+    :return: environment by environment, N = E T rows
+    """
+    number, length, _ = features.shape
+    share = th.full((number, length), gamma * (1 - gae_lambda), dtype=features.dtype, device=features.device)
+    share[:, -1] = gamma
+    share.masked_fill_(starts[:, 1:], 0.0)
+    following = with_level(th.cat([features[:, 1:], last[:, None]], dim=1)).mul_(share[..., None])
+    for env, step, end in cuts:
+        following[env, step] = gamma * with_level(end[0])
+    # What comes at step j counts at step i of the same episode, j >= i, with (gamma lambda) to the power of j - i
+    index = th.arange(length, device=features.device)
+    discount = th.pow(gamma * gae_lambda, (index - index[:, None]).clamp_min(0)).to(features.dtype).triu_()
+    episode = starts[:, :-1].cumsum(dim=1)
+    kernel = discount * (episode[:, :, None] == episode[:, None])
+    return Steps((kernel @ rewards[..., None]).flatten(end_dim=1), (kernel @ following).flatten(end_dim=1))
+
+
+class Memory:
+    """
+    Sums over the steps of recent rollouts, under features that stay.
+
+    :param state: the sums, none at first; kept by the caller, who saves and loads it
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    @property
+    def rows(self) -> float:
+        """How many rows are remembered, each by its weight."""
+        return self.state.get("rows", 0.0)
+
+    @property
+    def gram(self) -> th.Tensor | float:
+        """Of the features with their level, (d + 1, d + 1)."""
+        return self.state.get("gram", 0.0)
+
+    def missing(self, weights: th.Tensor) -> th.Tensor | float:
+        """
+        :param weights: (d + 1, 1) of the value head, the last is its bias
+        :return: (d + 1, 1) features times what the values are short of the returns by, summed
+        """
+        return self.state["rewards"] - self.state["flow"] @ weights if self.state else 0.0
+
+    def fade(self, rows: int) -> None:
+        """
+        :param rows: of the rollout that has come
+        """
+        keep = 1 - rows / MEMORY_ROWS
+        if keep <= 0:
+            self.state.clear()
+        for name in self.state:
+            self.state[name] *= keep
+
+    def add(self, inputs: th.Tensor, gram: th.Tensor, steps: Steps) -> None:
+        """
+        :param inputs: (N, d + 1) features of the critic, with their level
+        :param gram: (d + 1, d + 1) of these
+        :param steps: what their returns are made of
+        """
+        sums = {"gram": gram, "flow": gram - inputs.T @ steps.bootstrap, "rewards": inputs.T @ steps.rewards}
+        for name, value in sums.items():
+            self.state[name] = value + self.state.get(name, 0.0)
+        self.state["rows"] = self.rows + float(len(inputs))

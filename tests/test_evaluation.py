@@ -1,0 +1,160 @@
+"""Least-squares policy evaluation: returns taken apart, and what the value head remembers of short rollouts."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.evaluation import Memory, Steps, make_steps, with_level
+from sb3_forward.heads import Heads
+from tests.envs import ALGORITHMS, RandomEnv, small_model
+
+
+class Counting(gym.Env):
+    """Four states in a circle, a reward of one for each step, no end."""
+
+    observation_space = spaces.Discrete(4)
+    action_space = spaces.Discrete(2)
+    state = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.state = 0
+        return self.state, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        self.state = (self.state + 1) % 4
+        return self.state, 1.0, False, False, {}
+
+
+class Curious(BaseCallback):
+    """Asks for values where SB3 does not."""
+
+    def _ask(self, rows: int) -> None:
+        observations = th.as_tensor(np.stack([self.training_env.observation_space.sample() for _ in range(rows)]))
+        self.model.policy.predict_values(observations)  # type: ignore[operator]
+
+    def _on_step(self) -> bool:
+        self._ask(1)
+        self._ask(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._ask(self.training_env.num_envs)
+
+
+def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, Steps | None, th.Tensor]]:
+    """What the values are fitted to, and the weights from which on."""
+    calls: list[Any] = []
+    fit_values = Heads.fit_values
+
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
+        head = self.policy.value_net
+        calls.append((features, returns, steps, th.cat([head.weight, head.bias[:, None]], dim=1).detach().T))
+        fit_values(self, features, returns, steps)
+
+    monkeypatch.setattr(Heads, "fit_values", spy)
+    return calls
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("limit", [5, 100])
+def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are SB3's, with episodes that end, are cut, and go on after the rollout, whatever callbacks ask."""
+    calls = spy_on_fits(monkeypatch)
+    env = make_vec_env(lambda: gym.wrappers.TimeLimit(RandomEnv(), limit), n_envs=3, seed=1)
+    ForwardA2C("MlpPolicy", env, n_steps=16, gae_lambda=gae_lambda, gamma=0.9, seed=1, device="cpu").learn(200, Curious())
+    assert len(calls) == 5
+    for _, returns, steps, weights in calls:
+        assert steps is not None
+        th.testing.assert_close((steps.rewards + steps.bootstrap @ weights).flatten(), returns, rtol=1e-4, atol=1e-4)
+    assert abs(calls[-1][2].bootstrap).max() > 0.1  # type: ignore[union-attr]
+
+
+def test_steps_of_one_episode() -> None:
+    """Worked by hand: three steps, the last of which ends the episode, with lambda one half."""
+    features = th.tensor([[[1.0], [2.0], [4.0]]])
+    starts = th.tensor([[True, False, False, True]])
+    steps = make_steps(features, th.tensor([[8.0]]), th.tensor([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
+    # Each step: a quarter of what follows counts by its value, a quarter by its own return
+    assert steps.rewards.flatten().tolist() == [1 + 10 / 4 + 100 / 16, 10 + 100 / 4, 100]
+    assert steps.bootstrap.tolist() == [[2 / 4 + 4 / 16, 1 / 4 + 1 / 16], [4 / 4, 1 / 4], [0, 0]]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
+    env = gym.wrappers.TimeLimit(Counting(), 8)
+    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
+    observation = model.policy.obs_to_tensor(np.array(0))[0]
+    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
+
+
+def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the ridge regression over the rows of both, to returns made with the weights of before, the older fading."""
+    monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 120)
+    model = small_model(ForwardPPO)
+    heads, head = model.heads, model.policy.value_net
+    rows = []
+    for weight in (2 / 3, 1.0):
+        features, steps = th.rand(40, 64), Steps(th.rand(40, 1), 0.5 * th.rand(40, 65))
+        before = th.cat([head.weight, head.bias[:, None]], dim=1).detach().T
+        heads.fit_values(features, (steps.rewards + steps.bootstrap @ before).flatten(), steps)
+        rows.append((weight, with_level(features), steps))
+    gram, missing = th.zeros(65, 65), th.zeros(65, 1)
+    for weight, inputs, steps in rows:
+        wanted = steps.rewards + steps.bootstrap @ before
+        gram += weight * inputs.T @ inputs
+        missing += weight * inputs.T @ (wanted - inputs @ before)
+    # The third of the older rows that has faded holds the values where they are
+    gram += rows[0][1].T @ rows[0][1] / 3
+    gram.diagonal().add_((1e-3 + 1 / 80) * gram.diagonal().mean())
+    after = before + th.linalg.solve(gram, missing)
+    th.testing.assert_close(th.cat([head.weight, head.bias[:, None]], dim=1).detach().T, after, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_fades_and_ends() -> None:
+    memory = Memory({})
+    inputs, steps = th.ones(256, 2), Steps(th.ones(256, 1), th.zeros(256, 2))
+    for _ in range(40):
+        memory.fade(256)
+        memory.add(inputs, inputs.T @ inputs, steps)
+    assert memory.rows == pytest.approx(1024, rel=1e-3)
+    assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
+    assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
+    memory.fade(1024)
+    assert memory.state == {}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("n_steps", [16, 1024])
+def test_short_rollouts_are_remembered_until_their_features_move(
+    algorithm: Any, n_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
+    model = small_model(algorithm, n_steps=n_steps).learn(n_steps)
+    assert model.heads.memory.rows == (16 if n_steps == 16 else 0)
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)
+    model.learn(n_steps)
+    assert model.heads.memory.rows == 0
+
+
+def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
+
+    class Undiscounted(RolloutBuffer):
+        def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+            super().compute_returns_and_advantage(last_values, dones)
+            self.returns = self.returns + 1
+
+    model = small_model(ForwardA2C, rollout_buffer_class=Undiscounted).learn(64)
+    assert model.heads.memory.rows == 0
