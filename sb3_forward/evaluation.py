@@ -16,6 +16,10 @@ from torch import nn
 
 # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
 MEMORY_ROWS = 1024
+# Names of the sums over recent steps
+RECENT = ("rows", "gram", "flow", "rewards")
+# Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
+CARRY_RIDGE = 1e-3
 
 
 class Steps(NamedTuple):
@@ -79,7 +83,8 @@ def make_steps(
 
 class Memory:
     """
-    Sums over the steps of recent rollouts, under features that stay.
+    Sums over the rows of past rollouts, under features that stay: those of recent steps with their returns, and those of other
+    rows, where values are held to what they are.
 
     :param state: the sums, none at first; kept by the caller, who saves and loads it
     """
@@ -89,30 +94,46 @@ class Memory:
 
     @property
     def rows(self) -> float:
-        """How many rows are remembered, each by its weight."""
+        """How many rows are remembered with their returns, each by its weight."""
         return self.state.get("rows", 0.0)
 
     @property
     def gram(self) -> th.Tensor | float:
-        """Of the features with their level, (d + 1, d + 1)."""
+        """Of their features with their level, (d + 1, d + 1)."""
         return self.state.get("gram", 0.0)
+
+    @property
+    def held_rows(self) -> float:
+        """How many rows are held, each by its weight."""
+        return self.state.get("held_rows", 0.0)
+
+    @property
+    def held_gram(self) -> th.Tensor | float:
+        """Of their features with their level, (d + 1, d + 1)."""
+        return self.state.get("held_gram", 0.0)
 
     def missing(self, weights: th.Tensor) -> th.Tensor | float:
         """
         :param weights: (d + 1, 1) of the value head, the last is its bias
-        :return: (d + 1, 1) features times what the values are short of the returns by, summed
+        :return: (d + 1, 1) features of the recent steps times what the values are short of their returns by, summed
         """
-        return self.state["rewards"] - self.state["flow"] @ weights if self.state else 0.0
+        return self.state["rewards"] - self.state["flow"] @ weights if self.rows else 0.0
 
     def fade(self, rows: int) -> None:
         """
+        What fades is held.
+
         :param rows: of the rollout that has come
         """
-        keep = 1 - rows / MEMORY_ROWS
-        if keep <= 0:
-            self.state.clear()
-        for name in self.state:
-            self.state[name] *= keep
+        if not self.rows:
+            return
+        keep = max(1 - rows / MEMORY_ROWS, 0.0)
+        self.hold((1 - keep) * self.state["gram"], (1 - keep) * self.rows)
+        for name in RECENT:
+            if keep > 0:
+                self.state[name] = keep * self.state[name]
+            else:
+                del self.state[name]
 
     def add(self, inputs: th.Tensor, gram: th.Tensor, steps: Steps) -> None:
         """
@@ -120,7 +141,35 @@ class Memory:
         :param gram: (d + 1, d + 1) of these
         :param steps: what their returns are made of
         """
-        sums = {"gram": gram, "flow": gram - inputs.T @ steps.bootstrap, "rewards": inputs.T @ steps.rewards}
-        for name, value in sums.items():
+        own = float(len(inputs)), gram, gram - inputs.T @ steps.bootstrap, inputs.T @ steps.rewards
+        for name, value in zip(RECENT, own, strict=True):
             self.state[name] = value + self.state.get(name, 0.0)
-        self.state["rows"] = self.rows + float(len(inputs))
+
+    def hold(self, gram: th.Tensor, rows: float) -> None:
+        """
+        :param gram: (d + 1, d + 1) of the features of rows to hold, with their level
+        :param rows: how many there are
+        """
+        self.state["held_gram"] = gram + self.held_gram
+        self.state["held_rows"] = float(rows) + self.held_rows
+
+    def release(self) -> None:
+        """Nothing is held any more."""
+        for name in ("held_gram", "held_rows"):
+            self.state.pop(name, None)
+
+    def carry(self, before: th.Tensor, after: th.Tensor) -> None:
+        """
+        Go over to features that have moved, by the linear map that is nearest to their move.
+
+        :param before: (N, d) of the critic, as they were
+        :param after: (N, d) of the same rows, as they are
+        """
+        then, now = with_level(before), with_level(after)
+        gram = then.T @ then
+        gram.diagonal().add_(CARRY_RIDGE * gram.diagonal().mean())
+        change = th.linalg.solve(gram, then.T @ (now - then))
+        change.diagonal().add_(1)
+        for name, both in {"gram": True, "flow": True, "rewards": False}.items():
+            carried = change.T @ self.state[name]
+            self.state[name] = carried @ change if both else carried

@@ -102,15 +102,19 @@ def _pending_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
 
 
 def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
-    """Sums that the value head is fitted to."""
-    if state == {}:
-        return
-    if not (isinstance(state, dict) and isinstance(state.get("rows"), float) and 0 < state["rows"] < math.inf):
+    """Sums that the value head is fitted to, each kind there or not."""
+    if not isinstance(state, dict):
         yield "no sums of past rollouts"
         return
     width = getattr(getattr(model.policy, "value_net", None), "in_features", 0) + 1
-    for name, shape in {"gram": (width, width), "flow": (width, width), "rewards": (width, 1)}.items():
-        yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
+    shapes = {"gram": (width, width), "flow": (width, width), "rewards": (width, 1), "held_gram": (width, width)}
+    for rows, names in (("rows", ("gram", "flow", "rewards")), ("held_rows", ("held_gram",))):
+        if not any(name in state for name in (rows, *names)):
+            continue
+        if not (isinstance(state.get(rows), float) and 0 < state[rows] < math.inf):
+            yield "no number of past rows"
+        for name in names:
+            yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shapes[name]),))
 
 
 def _other_names(expected: dict[str, Any], found: Any) -> Iterator[str]:

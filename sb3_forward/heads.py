@@ -79,12 +79,10 @@ class Heads:
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
 
     def forget(self) -> None:
-        """No anchors, and no rows that the values are held on."""
+        """No anchors."""
         self.anchors: Latents | None = None
         self._anchor_basis: Basis | None = None
-        # Of the critic's features on rows where it is held to what it says
-        self._held_gram: th.Tensor | float = 0.0
-        self._held_rows = 0
+        self._anchor_gram: th.Tensor | float = 0.0  # of the critic's features
 
     @th.no_grad()
     def remember(self, latents: Latents) -> None:
@@ -97,29 +95,16 @@ class Heads:
         self.forget()
         self.anchors = latents
         self._anchor_moments = actor.T @ actor / len(actor)
-        self.hold_values(critic)
-
-    @th.no_grad()
-    def hold_values(self, features: th.Tensor) -> None:
-        """
-        From now on, until the anchors change, values are held to what they are on these rows, too.
-
-        :param features: (N, d_vf) of the critic
-        """
         if self.fits_values:
-            inputs = with_level(features)
-            self._hold(inputs.T @ inputs, len(inputs))
-
-    def _hold(self, gram: th.Tensor, rows: int) -> None:
-        self._held_gram = gram + self._held_gram
-        self._held_rows += rows
+            inputs = with_level(critic)
+            self._anchor_gram = inputs.T @ inputs
 
     @th.no_grad()
     def fit_values(self, features: th.Tensor, returns: th.Tensor, steps: Steps | None = None) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout
-        and on the steps that it remembers, and to what it says on the anchors and on other rows that it is held on. From now
-        on, until the anchors change, it is held on these, too.
+        and on the steps that it remembers, and to what it says on the anchors and on the rows of other rollouts since the
+        hidden layers moved.
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
@@ -135,15 +120,16 @@ class Heads:
         weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
         missing = inputs.T @ (returns[:, None] - head(features)) + memory.missing(weights)
         gram, rows = own + memory.gram, len(inputs) + memory.rows
-        # What is remembered in part is held for the rest
-        held, held_rows = self._held_gram - memory.gram, self._held_rows - memory.rows
+        held = self._anchor_gram + memory.held_gram
+        held_rows = memory.held_rows + (0 if self.anchors is None else len(self.anchors[1]))
         # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * rows / max(held_rows, 1), 1.0)
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         self._move("value_net", gram + weight * held, missing, REFIT_RIDGE + 1 / (rows + weight * held_rows))
-        if steps is not None:
+        if steps is None:
+            memory.hold(own, len(inputs))
+        else:
             memory.add(inputs, own, steps)
-        self._hold(own, len(inputs))
 
     @th.no_grad()
     def say(self, latents: Latents) -> list[th.Tensor]:

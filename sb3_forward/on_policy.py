@@ -173,8 +173,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             block.optimizer.state = self.policy.optimizer.state
         if self._versions != self._hidden_versions():
             self._remember_anchors()
-            for _, critic in self.pending.latents:
-                self.heads.hold_values(critic)
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """
@@ -260,12 +258,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _hidden_phase(self, rows: Rows) -> None:
         """Move the hidden layers, take some of the rows into the anchors, and hold the heads to what they said there."""
-        self.heads.memory.state.clear()
         if self.hidden_training == "local":
             self._local_phase(rows)
         known = self.heads.anchors
         kept, taken = self.anchors.exchange(rows.number, rows.observations)
         self._remember_anchors()
+        self.heads.memory.release()  # the anchors hold the values now
         if self.hidden_training == "local":
             self._hold_heads(rows, known, kept, taken)
 
@@ -281,6 +279,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
         assert self.heads.anchors is not None
         actor, critic = self.heads.anchors
+        if self.heads.memory.rows:
+            then = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
+            self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)
         after = chain(
             zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
             (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),

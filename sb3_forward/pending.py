@@ -42,11 +42,6 @@ class Pending:
         """How many rows wait."""
         return sum(part["rows"] for part in self.state)
 
-    @property
-    def latents(self) -> list[Latents]:
-        """Top features of the rows that wait, part by part."""
-        return [part["latents"] for part in self.state]
-
     def add(self, rows: Rows) -> Rows | None:
         """
         :param rows: those of a rollout, in one part
@@ -64,6 +59,6 @@ class Pending:
             return None
         observations = join([part["observations"] for part in self.state])
         signals = {role: th.cat([part["signals"][role] for part in self.state]) for role in rows.signals}
-        latents = self.latents
+        latents = [part["latents"] for part in self.state]
         self.state.clear()
         return Rows(number, lambda index: pick(observations, index), signals, latents)

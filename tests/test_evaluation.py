@@ -132,20 +132,41 @@ def test_memory_fades_and_ends() -> None:
     assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
     assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
     memory.fade(1024)
+    assert (memory.rows, memory.held_rows) == (0, pytest.approx(40 * 256))
+    memory.release()
     assert memory.state == {}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("n_steps", [16, 1024])
-def test_short_rollouts_are_remembered_until_their_features_move(
-    algorithm: Any, n_steps: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 64)), (1024, 0)])
+def test_only_short_rollouts_are_remembered(
+    algorithm: Any, n_steps: int, remembered: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
-    model = small_model(algorithm, n_steps=n_steps).learn(n_steps)
-    assert model.heads.memory.rows == (16 if n_steps == 16 else 0)
+    """A long one is enough by itself. All are held, until the anchors hold the values."""
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    model = small_model(algorithm, n_steps=n_steps).learn(2 * n_steps)
+    memory = model.heads.memory
+    assert (memory.rows, memory.rows + memory.held_rows) == pytest.approx((remembered, 2 * n_steps))
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)
     model.learn(n_steps)
-    assert model.heads.memory.rows == 0
+    assert memory.held_rows == 0 < model.anchors.rows
+    assert (memory.rows > 0) == (remembered > 0)
+
+
+def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
+    """After a linear map of the features, and of the weights with them, as much is missing as before."""
+    memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
+    inputs, weights = with_level(before), th.randn(9, 1)
+    memory.add(inputs, inputs.T @ inputs, Steps(th.randn(200, 1), 0.5 * with_level(th.randn(200, 8))))
+    missing = memory.missing(weights)
+    after = before @ rotation + 0.1
+    memory.carry(before, after)
+    th.testing.assert_close(memory.gram, with_level(after).T @ with_level(after), rtol=1e-2, atol=1.0)
+    moved = th.cat([rotation.T @ weights[:-1], weights[-1:]])
+    moved[-1] -= 0.1 * moved[:-1].sum()
+    back = th.eye(9)
+    back[:8, :8], back[8, :8] = rotation, 0.1
+    th.testing.assert_close(memory.missing(moved), back.T @ missing, rtol=1e-2, atol=2.0)
 
 
 def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

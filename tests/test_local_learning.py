@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Steps
+from sb3_forward.evaluation import Steps, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
@@ -309,7 +309,7 @@ def test_parameters_from_elsewhere_come_with_their_own_rows(monkeypatch: pytest.
         model.set_parameters(copy.deepcopy(source.get_parameters()))
         model._prepare_optimizers()
         assert model.heads.anchors is None
-        assert model.heads._held_rows == rows
+        assert model.heads.memory.rows + model.heads.memory.held_rows == rows
 
 
 def test_guidance_that_is_switched_on_starts_with_fresh_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,14 +431,15 @@ def test_anchors_hold_the_fit_of_the_values(times: int, share: float) -> None:
     assert model.policy.value_net(latent).mean().item() == pytest.approx(share, abs=0.02)
 
 
-def test_rows_that_wait_hold_the_fit_of_the_values_as_anchors_do() -> None:
+def test_other_rollouts_hold_the_fit_of_the_values_as_anchors_do() -> None:
     """A rollout does not undo what the one before it has taught, before its rows have come to be anchors."""
     latent, others = th.rand(100, 64), th.rand(300, 64)
     fitted = []
-    for anchors, waiting in ((others, others[300:]), (others[:200], others[200:])):
+    for anchors, before in ((others, others[300:]), (others[:200], others[200:])):
         model = small_model(ForwardPPO)
         model.heads.remember((anchors, anchors))
-        model.heads.hold_values(waiting)
+        inputs = with_level(before)
+        model.heads.memory.hold(inputs.T @ inputs, len(inputs))
         model.heads.fit_values(latent, th.ones(100))
         fitted.append(model.policy.value_net.weight)
     th.testing.assert_close(*fitted, rtol=1e-3, atol=1e-5)
@@ -446,16 +447,17 @@ def test_rows_that_wait_hold_the_fit_of_the_values_as_anchors_do() -> None:
 
 def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    held: list[int] = []
+    monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 16)
+    held: list[float] = []
     fit_values = Heads.fit_values
 
     def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
-        held.append(self._held_rows)
+        held.append(self.memory.held_rows + self.memory.rows + (0 if self.anchors is None else len(self.anchors[0])))
         fit_values(self, features, returns, steps)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C).learn(80)
-    assert held == [0, 16, 32, 48, 64]  # after the third, all are anchors
+    assert held == [0, 16, 32, 64, 80]  # after the third, all are anchors, and the last of them is remembered, too
 
 
 def test_a_local_phase_has_a_random_part_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:

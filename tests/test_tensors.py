@@ -155,7 +155,7 @@ CHANGES = {
         resize("policy.optimizer/param_groups/0/anchors/observations", (16, 3)),
         r"past observations has the shape \(16, 3\), the model needs \(16, 4\)",
     ),
-    "no anchors": (relabel('"rows", 16', '"rows", "all"'), "no sample of past observations"),
+    "no anchors": (relabel('"rows", 16]', '"rows", "all"]'), "no sample of past observations"),
     "no layout": (lambda _, metadata: metadata.pop(LAYOUT), "not written by `save_tensors`"),
     "no tensor of this name": (lambda tensors, _: tensors.pop("policy/value_net.bias"), "is damaged"),
     "no names of parameters": (lambda _, metadata: metadata.update({LAYOUT: "3"}), "'policy', 'policy.optimizer' missing"),
@@ -183,7 +183,7 @@ DAMAGE = {
     "signals": (relabel('["signals", {"dict": [["actor"', '["signals", {"dict": [["agent"'), "no guidance"),
     "number": (relabel('[["rows", 16]', '[["rows", null]'), "no sample of past observations"),
     "sums": (resize("policy.optimizer/param_groups/0/values/flow", (65, 64)), "sums of past rollouts has the shape"),
-    "no number of rows": (relabel('["rows", 31.75]', '["rows", 0.0]'), "no sums of past rollouts"),
+    "no number of rows": (relabel('["rows", 31.75]', '["rows", 0.0]'), "no number of past rows"),
 }
 
 
