@@ -11,6 +11,7 @@ for all steps.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -48,8 +49,8 @@ def with_level(features: th.Tensor) -> th.Tensor:
 def make_steps(
     features: th.Tensor,
     last: th.Tensor,
-    rewards: th.Tensor,
-    starts: th.Tensor,
+    rewards: np.ndarray,
+    starts: np.ndarray,
     cuts: Iterable[Cut],
     gamma: float,
     gae_lambda: float,
@@ -60,25 +61,28 @@ def make_steps(
     :param features: (E, T, d) of the critic
     :param last: (E, d) of the observations after the last step
     :param rewards: (E, T), without what was added where episodes were cut
-    :param starts: (E, T + 1) whether an episode starts with a step; the last column is of the step after the rollout
+    :param starts: (E, T + 1), 1 where an episode starts with a step, else 0; the last column is of the step after the rollout
     :param cuts: where the value of what would have followed was added to the reward
     :param gamma: discount factor
     :param gae_lambda: lambda of the generalised advantage estimation
     :return: environment by environment, N = E T rows
     """
-    number, length, _ = features.shape
-    share = th.full((number, length), gamma * (1 - gae_lambda), dtype=features.dtype, device=features.device)
-    share[:, -1] = gamma
-    share.masked_fill_(starts[:, 1:], 0.0)
-    following = with_level(th.cat([features[:, 1:], last[:, None]], dim=1)).mul_(share[..., None])
+    number, length, width = features.shape
+    goes_on = (1 - starts[:, 1:]).astype(np.float32)
+    shares = gamma * (1 - gae_lambda) * goes_on
+    shares[:, -1] = gamma * goes_on[:, -1]  # no return is known there
+    sums = np.ones((number, length, width + 2), np.float32)  # features, level, and rewards
+    sums[:, :-1, :width] = features[:, 1:].cpu()
+    sums[:, -1, :width] = last.cpu()
+    sums *= shares[..., None]
     for env, step, end in cuts:
-        following[env, step] = gamma * with_level(end[0])
-    # What comes at step j counts at step i of the same episode, j >= i, with (gamma lambda) to the power of j - i
-    index = th.arange(length, device=features.device)
-    discount = th.pow(gamma * gae_lambda, (index - index[:, None]).clamp_min(0)).to(features.dtype).triu_()
-    episode = starts[:, :-1].cumsum(dim=1)
-    kernel = discount * (episode[:, :, None] == episode[:, None])
-    return Steps((kernel @ rewards[..., None]).flatten(end_dim=1), (kernel @ following).flatten(end_dim=1))
+        sums[env, step, :width], sums[env, step, width] = gamma * end[0].cpu(), gamma
+    sums[..., -1] = rewards
+    rates = gamma * gae_lambda * goes_on[..., None]
+    for step in reversed(range(length - 1)):
+        sums[:, step] += rates[:, step] * sums[:, step + 1]
+    total = th.as_tensor(sums, dtype=features.dtype, device=features.device).flatten(end_dim=1)
+    return Steps(total[:, -1:], total[:, :-1])
 
 
 class Memory:
@@ -117,7 +121,7 @@ class Memory:
         :param weights: (d + 1, 1) of the value head, the last is its bias
         :return: (d + 1, 1) features of the recent steps times what the values are short of their returns by, summed
         """
-        return self.state["rewards"] - self.state["flow"] @ weights if self.rows else 0.0
+        return th.addmm(self.state["rewards"], self.state["flow"], weights, alpha=-1) if self.rows else 0.0
 
     def fade(self, rows: int) -> None:
         """
@@ -128,7 +132,7 @@ class Memory:
         if not self.rows:
             return
         keep = max(1 - rows / MEMORY_ROWS, 0.0)
-        self.hold((1 - keep) * self.state["gram"], (1 - keep) * self.rows)
+        self.hold(self.state["gram"], self.rows, 1 - keep)
         for name in RECENT:
             if keep > 0:
                 self.state[name] = keep * self.state[name]
@@ -141,17 +145,19 @@ class Memory:
         :param gram: (d + 1, d + 1) of these
         :param steps: what their returns are made of
         """
-        own = float(len(inputs)), gram, gram - inputs.T @ steps.bootstrap, inputs.T @ steps.rewards
+        own = float(len(inputs)), gram, th.addmm(gram, inputs.T, steps.bootstrap, alpha=-1), inputs.T @ steps.rewards
         for name, value in zip(RECENT, own, strict=True):
             self.state[name] = value + self.state.get(name, 0.0)
 
-    def hold(self, gram: th.Tensor, rows: float) -> None:
+    def hold(self, gram: th.Tensor, rows: float, weight: float = 1.0) -> None:
         """
         :param gram: (d + 1, d + 1) of the features of rows to hold, with their level
         :param rows: how many there are
+        :param weight: of each
         """
-        self.state["held_gram"] = gram + self.held_gram
-        self.state["held_rows"] = float(rows) + self.held_rows
+        held = self.state.get("held_gram")
+        self.state["held_gram"] = weight * gram if held is None else th.add(held, gram, alpha=weight)
+        self.state["held_rows"] = weight * rows + self.held_rows
 
     def release(self) -> None:
         """Nothing is held any more."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import (
@@ -226,23 +227,18 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     @th.no_grad()
     def _steps(self, rollout: CachedRollout) -> Steps | None:
-        """What the returns of a short rollout are made of; None where that is not known."""
+        """What the returns of a short rollout are made of; None if that is not known."""
         buffer, last, cuts = self.rollout_buffer, self._recorder.last, self._recorder.cuts
-        shape = (buffer.n_envs, buffer.buffer_size)
-        if not self.heads.fits_values or last is None or len(last) != buffer.n_envs or self._rollout_rows() >= MEMORY_ROWS:
+        # A buffer of the user's own may have returns of another kind
+        known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
+        if not self.heads.fits_values or not known or last is None or self._rollout_rows() >= MEMORY_ROWS:
             return None
-        rewards = buffer.to_torch(buffer.rewards).T
-        head = self.heads.policy.value_net
+        rewards = buffer.rewards.T.copy()
         for env, step, features in cuts:
-            rewards[env, step] -= self.gamma * head(features).item()
-        assert self._last_episode_starts is not None
-        starts = buffer.to_torch(np.vstack([buffer.episode_starts, self._last_episode_starts])).T.bool()
-        features = rollout.latent_vf.view(*shape, -1)
-        steps = make_steps(features, last, rewards, starts, cuts, self.gamma, self.gae_lambda)
-        # A buffer of the user's own may have other returns
-        weights = th.cat([head.weight[0], head.bias])
-        returns = steps.rewards.flatten() + steps.bootstrap @ weights
-        return steps if th.allclose(returns, rollout.returns, rtol=1e-3, atol=1e-3) else None
+            rewards[env, step] -= self.gamma * self.heads.policy.value_net(features).item()
+        starts = np.vstack([buffer.episode_starts, self._last_episode_starts]).T  # type: ignore[list-item]
+        features = rollout.latent_vf.unflatten(0, rewards.shape)
+        return make_steps(features, last, rewards, starts, cuts, buffer.gamma, buffer.gae_lambda)
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
         """What the values are fitted to, (N,)."""

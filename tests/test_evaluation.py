@@ -81,8 +81,8 @@ def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.
 def test_steps_of_one_episode() -> None:
     """Worked by hand: three steps, the last of which ends the episode, with lambda one half."""
     features = th.tensor([[[1.0], [2.0], [4.0]]])
-    starts = th.tensor([[True, False, False, True]])
-    steps = make_steps(features, th.tensor([[8.0]]), th.tensor([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
+    starts = np.array([[1, 0, 0, 1]])
+    steps = make_steps(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
     # Each step: a quarter of what follows counts by its value, a quarter by its own return
     assert steps.rewards.flatten().tolist() == [1 + 10 / 4 + 100 / 16, 10 + 100 / 4, 100]
     assert steps.bootstrap.tolist() == [[2 / 4 + 4 / 16, 1 / 4 + 1 / 16], [4 / 4, 1 / 4], [0, 0]]
