@@ -17,17 +17,8 @@ from torch import nn
 
 # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
 MEMORY_ROWS = 1024
-# Names of the sums over recent steps
-RECENT = ("rows", "gram", "flow", "rewards")
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
 CARRY_RIDGE = 1e-3
-
-
-class Steps(NamedTuple):
-    """What returns are made of: ``rewards + bootstrap @ weights``, with the weights and the bias of the value head."""
-
-    rewards: th.Tensor  # (N, 1) discounted
-    bootstrap: th.Tensor  # (N, d + 1)
 
 
 class Cut(NamedTuple):
@@ -46,7 +37,7 @@ def with_level(features: th.Tensor) -> th.Tensor:
     return nn.functional.pad(features, (0, 1), value=1.0)
 
 
-def make_steps(
+def make_terms(
     features: th.Tensor,
     last: th.Tensor,
     rewards: np.ndarray,
@@ -54,7 +45,7 @@ def make_steps(
     cuts: Iterable[Cut],
     gamma: float,
     gae_lambda: float,
-) -> Steps:
+) -> th.Tensor:
     """
     The lambda-returns of a rollout of T steps in E environments, as ``RolloutBuffer`` computes them, taken apart.
 
@@ -65,24 +56,25 @@ def make_steps(
     :param cuts: where the value of what would have followed was added to the reward
     :param gamma: discount factor
     :param gae_lambda: lambda of the generalised advantage estimation
-    :return: environment by environment, N = E T rows
+    :return: (N, d + 2), N = E T, environment by environment: what the weights of the value head, its bias, and one are to be
+        multiplied with, so that the sum is the return
     """
     number, length, width = features.shape
-    goes_on = (1 - starts[:, 1:]).astype(np.float32)
+    goes_on = 1 - starts[:, 1:]
     shares = gamma * (1 - gae_lambda) * goes_on
     shares[:, -1] = gamma * goes_on[:, -1]  # no return is known there
-    sums = np.ones((number, length, width + 2), np.float32)  # features, level, and rewards
-    sums[:, :-1, :width] = features[:, 1:].cpu()
-    sums[:, -1, :width] = last.cpu()
-    sums *= shares[..., None]
+    terms = np.empty((number, length, width + 2), np.float32)
+    terms[:, :-1, :width] = features[:, 1:].numpy(force=True)
+    terms[:, -1, :width] = last.numpy(force=True)
+    terms[..., :width] *= shares[..., None]
+    terms[..., width] = shares
     for env, step, end in cuts:
-        sums[env, step, :width], sums[env, step, width] = gamma * end[0].cpu(), gamma
-    sums[..., -1] = rewards
+        terms[env, step, :width], terms[env, step, width] = gamma * end[0].numpy(force=True), gamma
+    terms[..., -1] = rewards
     rates = gamma * gae_lambda * goes_on[..., None]
     for step in reversed(range(length - 1)):
-        sums[:, step] += rates[:, step] * sums[:, step + 1]
-    total = th.as_tensor(sums, dtype=features.dtype, device=features.device).flatten(end_dim=1)
-    return Steps(total[:, -1:], total[:, :-1])
+        terms[:, step] += rates[:, step] * terms[:, step + 1]
+    return th.as_tensor(terms.reshape(number * length, -1), dtype=features.dtype, device=features.device)
 
 
 class Memory:
@@ -103,8 +95,8 @@ class Memory:
 
     @property
     def gram(self) -> th.Tensor | float:
-        """Of their features with their level, (d + 1, d + 1)."""
-        return self.state.get("gram", 0.0)
+        """Of their features with their level, (D, D) with D = d + 1."""
+        return self.state["sums"][:, : len(self.state["sums"])] if self.rows else 0.0
 
     @property
     def held_rows(self) -> float:
@@ -113,15 +105,17 @@ class Memory:
 
     @property
     def held_gram(self) -> th.Tensor | float:
-        """Of their features with their level, (d + 1, d + 1)."""
+        """Of their features with their level, (D, D)."""
         return self.state.get("held_gram", 0.0)
 
     def missing(self, weights: th.Tensor) -> th.Tensor | float:
         """
-        :param weights: (d + 1, 1) of the value head, the last is its bias
-        :return: (d + 1, 1) features of the recent steps times what the values are short of their returns by, summed
+        :param weights: (D, 1) of the value head, the last is its bias
+        :return: (D, 1) features of the recent steps times what the values are short of their returns by, summed
         """
-        return th.addmm(self.state["rewards"], self.state["flow"], weights, alpha=-1) if self.rows else 0.0
+        if not self.rows:
+            return 0.0
+        return self.state["sums"] @ th.cat([-weights, weights, weights.new_ones(1, 1)])
 
     def fade(self, rows: int) -> None:
         """
@@ -132,37 +126,39 @@ class Memory:
         if not self.rows:
             return
         keep = max(1 - rows / MEMORY_ROWS, 0.0)
-        self.hold(self.state["gram"], self.rows, 1 - keep)
-        for name in RECENT:
-            if keep > 0:
-                self.state[name] = keep * self.state[name]
-            else:
-                del self.state[name]
+        self.hold(self.gram, self.rows, 1 - keep)
+        if keep > 0:
+            self.state.update(sums=keep * self.state["sums"], rows=keep * self.rows)
+        else:
+            del self.state["sums"], self.state["rows"]
 
-    def add(self, inputs: th.Tensor, gram: th.Tensor, steps: Steps) -> None:
+    def add(self, inputs: th.Tensor, terms: th.Tensor) -> None:
         """
-        :param inputs: (N, d + 1) features of the critic, with their level
-        :param gram: (d + 1, d + 1) of these
-        :param steps: what their returns are made of
+        :param inputs: (N, D) features of the critic, with their level
+        :param terms: (N, D + 1) of their returns
         """
-        own = float(len(inputs)), gram, th.addmm(gram, inputs.T, steps.bootstrap, alpha=-1), inputs.T @ steps.rewards
-        for name, value in zip(RECENT, own, strict=True):
-            self.state[name] = value + self.state.get(name, 0.0)
+        sums = inputs.T @ th.cat([inputs, terms], dim=1)  # (D, 2 D + 1)
+        self.state["sums"] = sums.add_(self.state["sums"]) if self.rows else sums
+        self.state["rows"] = self.rows + len(inputs)
 
-    def hold(self, gram: th.Tensor, rows: float, weight: float = 1.0) -> None:
+    def hold(self, gram: th.Tensor | float, rows: float, weight: float = 1.0) -> None:
         """
-        :param gram: (d + 1, d + 1) of the features of rows to hold, with their level
+        :param gram: (D, D) of the features of rows to hold, with their level
         :param rows: how many there are
         :param weight: of each
         """
         held = self.state.get("held_gram")
         self.state["held_gram"] = weight * gram if held is None else th.add(held, gram, alpha=weight)
-        self.state["held_rows"] = weight * rows + self.held_rows
+        self.state["held_rows"] = self.held_rows + weight * rows
 
     def release(self) -> None:
         """Nothing is held any more."""
         for name in ("held_gram", "held_rows"):
             self.state.pop(name, None)
+
+    def forget(self) -> None:
+        """Nothing is remembered any more."""
+        self.state.clear()
 
     def carry(self, before: th.Tensor, after: th.Tensor) -> None:
         """
@@ -176,6 +172,5 @@ class Memory:
         gram.diagonal().add_(CARRY_RIDGE * gram.diagonal().mean())
         change = th.linalg.solve(gram, then.T @ (now - then))
         change.diagonal().add_(1)
-        for name, both in {"gram": True, "flow": True, "rewards": False}.items():
-            carried = change.T @ self.state[name]
-            self.state[name] = carried @ change if both else carried
+        gram, shares, rewards = self.state["sums"].split([len(change), len(change), 1], dim=1)
+        self.state["sums"] = change.T @ th.cat([gram @ change, shares @ change, rewards], dim=1)

@@ -107,14 +107,12 @@ def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
         yield "no sums of past rollouts"
         return
     width = getattr(getattr(model.policy, "value_net", None), "in_features", 0) + 1
-    shapes = {"gram": (width, width), "flow": (width, width), "rewards": (width, 1), "held_gram": (width, width)}
-    for rows, names in (("rows", ("gram", "flow", "rewards")), ("held_rows", ("held_gram",))):
-        if not any(name in state for name in (rows, *names)):
+    for rows, name, shape in (("rows", "sums", (width, 2 * width + 1)), ("held_rows", "held_gram", (width, width))):
+        if rows not in state and name not in state:
             continue
         if not (isinstance(state.get(rows), float) and 0 < state[rows] < math.inf):
             yield "no number of past rows"
-        for name in names:
-            yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shapes[name]),))
+        yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
 
 
 def _other_names(expected: dict[str, Any], found: Any) -> Iterator[str]:

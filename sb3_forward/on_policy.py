@@ -29,7 +29,7 @@ from stable_baselines3.common.utils import (
 from sb3_forward.anchors import ANCHORS, Anchors, pick
 from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.evaluation import MEMORY_ROWS, Memory, Steps, make_steps
+from sb3_forward.evaluation import MEMORY_ROWS, Memory, make_terms
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
@@ -147,6 +147,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         )
         self.heads = Heads(policy, self.network.head_parameters, optimizer)
         self._recorder = LatentRecorder(policy)
+        self.pending = Pending([])
         self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
 
     def _head_learning_rate(self) -> float:
@@ -166,7 +167,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
         group = self.policy.optimizer.param_groups[0]
-        self.anchors, self.pending = Anchors(group.setdefault("anchors", {})), Pending(group.setdefault("pending", []))
+        self.anchors = Anchors(group.setdefault("anchors", {}))
+        if self.pending.state is not (waiting := group.setdefault("pending", [])):
+            self.pending = Pending(waiting)
         self.heads.memory = Memory(group.setdefault("values", {}))
         for block in self.network.blocks:
             assert block.optimizer is not None
@@ -206,8 +209,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         if self.vf_coef * self._head_learning_rate() > 0:
-            steps = None if latents is None else self._steps(rollout)
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
+            terms = None if latents is None else self._return_terms(rollout)
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), terms)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
@@ -226,8 +229,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self._recorder.expect([env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])])
 
     @th.no_grad()
-    def _steps(self, rollout: CachedRollout) -> Steps | None:
-        """What the returns of a short rollout are made of; None if that is not known."""
+    def _return_terms(self, rollout: CachedRollout) -> th.Tensor | None:
+        """What the returns of a short rollout are made of, to remember it by; None if that is not known."""
         buffer, last, cuts = self.rollout_buffer, self._recorder.last, self._recorder.cuts
         # A buffer of the user's own may have returns of another kind
         known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
@@ -236,9 +239,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rewards = buffer.rewards.T.copy()
         for env, step, features in cuts:
             rewards[env, step] -= self.gamma * self.heads.policy.value_net(features).item()
-        starts = np.vstack([buffer.episode_starts, self._last_episode_starts]).T  # type: ignore[list-item]
+        starts = np.empty((buffer.n_envs, buffer.buffer_size + 1), np.float32)
+        starts[:, :-1], starts[:, -1] = buffer.episode_starts.T, self._last_episode_starts
         features = rollout.latent_vf.unflatten(0, rewards.shape)
-        return make_steps(features, last, rewards, starts, cuts, buffer.gamma, buffer.gae_lambda)
+        return make_terms(features, last, rewards, starts, cuts, buffer.gamma, buffer.gae_lambda)
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
         """What the values are fitted to, (N,)."""
@@ -269,15 +273,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
         # The policy goes on from here: the rollout counts as much as all that was before
         others = others[th.randperm(len(others))[:ANCHORS]]
-        outputs = map(th.cat, zip(*map(self.heads.say, rows.latents), strict=True))
-        said = [output[th.cat([taken, others])] for output in outputs]
+        # In one, unless they are so already
+        latent_pi, latent_vf = rows.latents[0] if len(rows.latents) == 1 else map(th.cat, zip(*rows.latents, strict=True))
+        said = [output[th.cat([taken, others])] for output in self.heads.say((latent_pi, latent_vf))]
         if known is not None:
             said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
         assert self.heads.anchors is not None
         actor, critic = self.heads.anchors
         if self.heads.memory.rows:
-            then = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
-            self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)
+            then = latent_vf[taken] if known is None else th.cat([known[1][kept], latent_vf[taken]])
+            self.heads.memory.carry(then, critic)
         after = chain(
             zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
             (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),

@@ -36,11 +36,7 @@ class Pending:
 
     def __init__(self, state: list[dict[str, Any]]) -> None:
         self.state = state
-
-    @property
-    def rows(self) -> int:
-        """How many rows wait."""
-        return sum(part["rows"] for part in self.state)
+        self.rows = sum(part["rows"] for part in state)  #: how many rows wait
 
     def add(self, rows: Rows) -> Rows | None:
         """
@@ -48,17 +44,22 @@ class Pending:
         :return: all rows, once they are enough; they are handed out once
         """
         if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
-            self.state.clear()  # from before guidance was switched on or off
+            self._clear()  # from before guidance was switched on or off
         first = pick(self.state[0]["observations"], slice(1)) if self.state else rows.observations(th.zeros(1, dtype=th.long))
         enough = min(WAITING_ROWS, fitting(first))
         if not self.state and rows.number >= enough:
             return rows
         own = rows.observations(th.arange(rows.number))
         self.state.append({"rows": rows.number, "observations": own, "signals": rows.signals, "latents": rows.latents[0]})
+        self.rows += rows.number
         if (number := self.rows) < enough:
             return None
         observations = join([part["observations"] for part in self.state])
         signals = {role: th.cat([part["signals"][role] for part in self.state]) for role in rows.signals}
         latents = [part["latents"] for part in self.state]
-        self.state.clear()
+        self._clear()
         return Rows(number, lambda index: pick(observations, index), signals, latents)
+
+    def _clear(self) -> None:
+        self.state.clear()
+        self.rows = 0

@@ -69,6 +69,10 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             return rollout.returns
         return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
 
+    def _return_terms(self, rollout: CachedRollout) -> th.Tensor | None:
+        # Values that are clipped are to stay near what they were, whatever older returns say
+        return super()._return_terms(rollout) if self._current_clip_range_vf() is None else None
+
     def _current_clip_range_vf(self) -> float | None:
         if self.clip_range_vf is None:
             return None

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.evaluation import Memory, Steps, make_steps, with_level
+from sb3_forward.evaluation import Memory, make_terms, with_level
 from sb3_forward.heads import Heads
 from tests.envs import ALGORITHMS, RandomEnv, small_model
 
@@ -50,15 +50,23 @@ class Curious(BaseCallback):
         self._ask(self.training_env.num_envs)
 
 
-def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, Steps | None, th.Tensor]]:
+def weights_of(head: Any) -> th.Tensor:
+    return th.cat([head.weight, head.bias[:, None]], dim=1).detach().T
+
+
+def returns_of(terms: th.Tensor, weights: th.Tensor) -> th.Tensor:
+    return terms @ th.cat([weights.flatten(), th.ones(1)])
+
+
+def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor]]:
     """What the values are fitted to, and the weights from which on."""
     calls: list[Any] = []
     fit_values = Heads.fit_values
 
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, terms: th.Tensor | None) -> None:
         head = self.policy.value_net
-        calls.append((features, returns, steps, th.cat([head.weight, head.bias[:, None]], dim=1).detach().T))
-        fit_values(self, features, returns, steps)
+        calls.append((features, returns, terms, weights_of(head)))
+        fit_values(self, features, returns, terms)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     return calls
@@ -72,20 +80,20 @@ def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.
     env = make_vec_env(lambda: gym.wrappers.TimeLimit(RandomEnv(), limit), n_envs=3, seed=1)
     ForwardA2C("MlpPolicy", env, n_steps=16, gae_lambda=gae_lambda, gamma=0.9, seed=1, device="cpu").learn(200, Curious())
     assert len(calls) == 5
-    for _, returns, steps, weights in calls:
-        assert steps is not None
-        th.testing.assert_close((steps.rewards + steps.bootstrap @ weights).flatten(), returns, rtol=1e-4, atol=1e-4)
-    assert abs(calls[-1][2].bootstrap).max() > 0.1  # type: ignore[union-attr]
+    for _, returns, terms, weights in calls:
+        assert terms is not None
+        th.testing.assert_close(returns_of(terms, weights), returns, rtol=1e-4, atol=1e-4)
+        assert abs(terms[:, :-1]).max() > 0.1
 
 
 def test_steps_of_one_episode() -> None:
     """Worked by hand: three steps, the last of which ends the episode, with lambda one half."""
     features = th.tensor([[[1.0], [2.0], [4.0]]])
     starts = np.array([[1, 0, 0, 1]])
-    steps = make_steps(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
+    terms = make_terms(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
     # Each step: a quarter of what follows counts by its value, a quarter by its own return
-    assert steps.rewards.flatten().tolist() == [1 + 10 / 4 + 100 / 16, 10 + 100 / 4, 100]
-    assert steps.bootstrap.tolist() == [[2 / 4 + 4 / 16, 1 / 4 + 1 / 16], [4 / 4, 1 / 4], [0, 0]]
+    assert terms[:, 2].tolist() == [1 + 10 / 4 + 100 / 16, 10 + 100 / 4, 100]
+    assert terms[:, :2].tolist() == [[2 / 4 + 4 / 16, 1 / 4 + 1 / 16], [4 / 4, 1 / 4], [0, 0]]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -106,28 +114,25 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     heads, head = model.heads, model.policy.value_net
     rows = []
     for weight in (2 / 3, 1.0):
-        features, steps = th.rand(40, 64), Steps(th.rand(40, 1), 0.5 * th.rand(40, 65))
-        before = th.cat([head.weight, head.bias[:, None]], dim=1).detach().T
-        heads.fit_values(features, (steps.rewards + steps.bootstrap @ before).flatten(), steps)
-        rows.append((weight, with_level(features), steps))
+        features, terms, before = th.rand(40, 64), 0.5 * th.rand(40, 66), weights_of(head)
+        heads.fit_values(features, returns_of(terms, before), terms)
+        rows.append((weight, with_level(features), terms))
     gram, missing = th.zeros(65, 65), th.zeros(65, 1)
-    for weight, inputs, steps in rows:
-        wanted = steps.rewards + steps.bootstrap @ before
+    for weight, inputs, terms in rows:
         gram += weight * inputs.T @ inputs
-        missing += weight * inputs.T @ (wanted - inputs @ before)
+        missing += weight * inputs.T @ (returns_of(terms, before)[:, None] - inputs @ before)
     # The third of the older rows that has faded holds the values where they are
     gram += rows[0][1].T @ rows[0][1] / 3
     gram.diagonal().add_((1e-3 + 1 / 80) * gram.diagonal().mean())
-    after = before + th.linalg.solve(gram, missing)
-    th.testing.assert_close(th.cat([head.weight, head.bias[:, None]], dim=1).detach().T, after, rtol=1e-3, atol=1e-4)
+    th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=1e-3, atol=1e-4)
 
 
 def test_memory_fades_and_ends() -> None:
     memory = Memory({})
-    inputs, steps = th.ones(256, 2), Steps(th.ones(256, 1), th.zeros(256, 2))
+    inputs, terms = th.ones(256, 2), th.tensor([[0.0, 0.0, 1.0]]).expand(256, 3)
     for _ in range(40):
         memory.fade(256)
-        memory.add(inputs, inputs.T @ inputs, steps)
+        memory.add(inputs, terms)
     assert memory.rows == pytest.approx(1024, rel=1e-3)
     assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
     assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
@@ -157,7 +162,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     """After a linear map of the features, and of the weights with them, as much is missing as before."""
     memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
     inputs, weights = with_level(before), th.randn(9, 1)
-    memory.add(inputs, inputs.T @ inputs, Steps(th.randn(200, 1), 0.5 * with_level(th.randn(200, 8))))
+    memory.add(inputs, 0.5 * th.randn(200, 10))
     missing = memory.missing(weights)
     after = before @ rotation + 0.1
     memory.carry(before, after)
