@@ -184,3 +184,24 @@ def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPa
 
     model = small_model(ForwardA2C, rollout_buffer_class=Undiscounted).learn(64)
     assert model.heads.memory.rows == 0
+
+
+@pytest.mark.parametrize(("clip_range_vf", "remembered"), [(None, True), (0.2, False)])
+def test_values_that_are_clipped_are_not_drawn_by_older_returns(
+    clip_range_vf: float | None, remembered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    model = small_model(ForwardPPO, clip_range_vf=clip_range_vf).learn(64)
+    assert (model.heads.memory.rows > 0) == remembered
+
+
+def test_a_fit_that_fails_is_not_remembered() -> None:
+    model = small_model(ForwardPPO)
+    heads, before = model.heads, weights_of(model.policy.value_net)
+    features, terms = th.rand(40, 64), th.rand(40, 66)
+    heads.fit_values(features, returns_of(terms, before), terms)
+    with pytest.raises(ValueError, match="`value_net` were left as they were"):
+        heads.fit_values(features, th.full((40,), 1e30), 1e38 * terms)
+    assert heads.memory.state == {}
+    heads.fit_values(features, returns_of(terms, before), terms)
+    assert weights_of(model.policy.value_net).isfinite().all()
