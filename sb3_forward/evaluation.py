@@ -2,10 +2,10 @@
 Least-squares policy evaluation: what short rollouts, one by one, say too little about.
 
 A handful of steps in a row determines few of the weights of a value head, and their returns are bootstrapped by values that
-are on the way themselves. So the head is fitted to the returns of many recent steps, as they would be with the values of
-today: LSPE(lambda) of A. Nedic and D. P. Bertsekas, "Least squares policy evaluation algorithms with linear function
-approximation" (2003); that older steps fade is our choice. Returns are linear in the weights of the head, so three sums stand
-for all steps.
+are on the way themselves. So the head is fitted to the lambda-returns of many recent steps, as they would be with the values
+of today: LSPE(lambda) of A. Nedic and D. P. Bertsekas, "Least squares policy evaluation algorithms with linear function
+approximation" (2003); that older steps fade is our choice. Sums over the steps stand for all of them, since returns are linear
+in the weights of the head; and as eligibility traces go on from rollout to rollout, so do the returns.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import torch as th
 from torch import nn
 
 # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
-MEMORY_ROWS = 1024
+MEMORY_ROWS = 512
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
 CARRY_RIDGE = 1e-3
 
@@ -37,44 +37,57 @@ def with_level(features: th.Tensor) -> th.Tensor:
     return nn.functional.pad(features, (0, 1), value=1.0)
 
 
-def make_terms(
+class Steps(NamedTuple):
+    """The N = E T steps of a rollout of E environments, one environment after the other, by features of the critic."""
+
+    traces: th.Tensor  # (N, D) eligibility of the step and of those before it, D = d + 1 with the level
+    following: th.Tensor  # (N, D) discounted features of what follows on it; zeros at the end of an episode
+    rewards: th.Tensor  # (N, 1)
+    trace: th.Tensor  # (E, D) that of the last step
+
+
+def make_steps(
     features: th.Tensor,
     last: th.Tensor,
     rewards: np.ndarray,
     starts: np.ndarray,
     cuts: Iterable[Cut],
+    trace: th.Tensor | None,
     gamma: float,
     gae_lambda: float,
-) -> th.Tensor:
+) -> Steps:
     """
-    The lambda-returns of a rollout of T steps in E environments, as ``RolloutBuffer`` computes them, taken apart.
-
     :param features: (E, T, d) of the critic
     :param last: (E, d) of the observations after the last step
     :param rewards: (E, T), without what was added where episodes were cut
     :param starts: (E, T + 1), 1 where an episode starts with a step, else 0; the last column is of the step after the rollout
     :param cuts: where the value of what would have followed was added to the reward
+    :param trace: (E, D) of the step before the rollout, None if unknown
     :param gamma: discount factor
     :param gae_lambda: lambda of the generalised advantage estimation
-    :return: (N, d + 2), N = E T, environment by environment: what the weights of the value head, its bias, and one are to be
-        multiplied with, so that the sum is the return
+    :return: the steps
     """
     number, length, width = features.shape
-    goes_on = 1 - starts[:, 1:]
-    shares = gamma * (1 - gae_lambda) * goes_on
-    shares[:, -1] = gamma * goes_on[:, -1]  # no return is known there
-    terms = np.empty((number, length, width + 2), np.float32)
-    terms[:, :-1, :width] = features[:, 1:].numpy(force=True)
-    terms[:, -1, :width] = last.numpy(force=True)
-    terms[..., :width] *= shares[..., None]
-    terms[..., width] = shares
+    goes_on = gamma * (1 - starts)
+    traces = np.ones((number, length, width + 1), np.float32)
+    traces[..., :width] = features.numpy(force=True)
+    following = np.empty_like(traces)
+    following[:, :-1] = traces[:, 1:]
+    following[:, -1, :width], following[:, -1, width] = last.numpy(force=True), 1
+    following *= goes_on[:, 1:, None]
     for env, step, end in cuts:
-        terms[env, step, :width], terms[env, step, width] = gamma * end[0].numpy(force=True), gamma
-    terms[..., -1] = rewards
-    rates = gamma * gae_lambda * goes_on[..., None]
-    for step in reversed(range(length - 1)):
-        terms[:, step] += rates[:, step] * terms[:, step + 1]
-    return th.as_tensor(terms.reshape(number * length, -1), dtype=features.dtype, device=features.device)
+        following[env, step, :width], following[env, step, width] = gamma * end[0].numpy(force=True), gamma
+    rates = gae_lambda * goes_on[..., None]
+    if trace is not None:
+        traces[:, 0] += rates[:, 0] * trace.numpy(force=True)
+    for step in range(1, length):
+        traces[:, step] += rates[:, step] * traces[:, step - 1]
+
+    def tensor(values: np.ndarray) -> th.Tensor:
+        rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
+        return th.as_tensor(rows, dtype=features.dtype, device=features.device)
+
+    return Steps(tensor(traces), tensor(following), tensor(rewards[..., None]), tensor(traces[:, -1]))
 
 
 class Memory:
@@ -111,11 +124,18 @@ class Memory:
     def missing(self, weights: th.Tensor) -> th.Tensor | float:
         """
         :param weights: (D, 1) of the value head, the last is its bias
-        :return: (D, 1) features of the recent steps times what the values are short of their returns by, summed
+        :return: (D, 1) features of the recent steps times what the values are short of their returns by, summed: the same as
+            traces times temporal differences
         """
         if not self.rows:
             return 0.0
-        return self.state["sums"] @ th.cat([-weights, weights, weights.new_ones(1, 1)])
+        sums, width = self.state["sums"], len(weights)
+        return th.addmm(sums[:, -1:], sums[:, width : 2 * width], weights, alpha=-1)
+
+    @property
+    def trace(self) -> th.Tensor | None:
+        """Eligibility of the last steps that were remembered, (E, D) for E environments."""
+        return self.state.get("trace")
 
     def fade(self, rows: int) -> None:
         """
@@ -131,15 +151,17 @@ class Memory:
             self.state.update(sums=keep * self.state["sums"], rows=keep * self.rows)
         else:
             del self.state["sums"], self.state["rows"]
+            self.state.pop("trace", None)
 
-    def add(self, inputs: th.Tensor, terms: th.Tensor) -> None:
+    def add(self, inputs: th.Tensor, steps: Steps) -> None:
         """
         :param inputs: (N, D) features of the critic, with their level
-        :param terms: (N, D + 1) of their returns
+        :param steps: the same N steps
         """
-        sums = inputs.T @ th.cat([inputs, terms], dim=1)  # (D, 2 D + 1)
+        flow = steps.traces.T @ th.cat([inputs - steps.following, steps.rewards], dim=1)
+        sums = th.cat([inputs.T @ inputs, flow], dim=1)  # (D, 2 D + 1)
         self.state["sums"] = sums.add_(self.state["sums"]) if self.rows else sums
-        self.state["rows"] = self.rows + len(inputs)
+        self.state.update(rows=self.rows + len(inputs), trace=steps.trace)
 
     def hold(self, gram: th.Tensor | float, rows: float, weight: float = 1.0) -> None:
         """
@@ -172,5 +194,7 @@ class Memory:
         gram.diagonal().add_(CARRY_RIDGE * gram.diagonal().mean())
         change = th.linalg.solve(gram, then.T @ (now - then))
         change.diagonal().add_(1)
-        gram, shares, rewards = self.state["sums"].split([len(change), len(change), 1], dim=1)
-        self.state["sums"] = change.T @ th.cat([gram @ change, shares @ change, rewards], dim=1)
+        gram, flow, rewards = self.state["sums"].split([len(change), len(change), 1], dim=1)
+        self.state["sums"] = change.T @ th.cat([gram @ change, flow @ change, rewards], dim=1)
+        if self.trace is not None:
+            self.state["trace"] = self.trace @ change

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, with_level
+from sb3_forward.evaluation import Memory, Steps, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -100,7 +100,7 @@ class Heads:
             self._anchor_gram = inputs.T @ inputs
 
     @th.no_grad()
-    def fit_values(self, features: th.Tensor, returns: th.Tensor, terms: th.Tensor | None = None) -> None:
+    def fit_values(self, features: th.Tensor, returns: th.Tensor, steps: Steps | None = None) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout
         and on the steps that it remembers, and to what it says on the anchors and on the rows of other rollouts since the
@@ -108,7 +108,7 @@ class Heads:
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
-        :param terms: (N, d_vf + 2) what the returns are made of, to remember these rows by it; None if one shall not
+        :param steps: what the returns are made of, to remember these rows by it; None if one shall not
         :raises ValueError: if the fit is not finite; the head has not moved then, and what it remembered is forgotten
         """
         if not self.fits_values:
@@ -116,12 +116,12 @@ class Heads:
         head, memory = self.policy.value_net, self.memory
         inputs = with_level(features)
         memory.fade(len(inputs))
-        if terms is not None:
-            memory.add(inputs, terms)
+        if steps is not None:
+            memory.add(inputs, steps)
         gram: Any = memory.gram
         rows = memory.rows
         missing: Any = memory.missing(th.cat([head.weight, head.bias[:, None]], dim=1).T)
-        if terms is None:
+        if steps is None:
             own = inputs.T @ inputs
             gram, rows = own + gram, rows + len(inputs)
             missing = inputs.T @ (returns[:, None] - head(features)) + missing
@@ -135,8 +135,9 @@ class Heads:
         except ValueError:
             memory.forget()
             raise
-        if terms is None:
+        if steps is None:
             memory.hold(own, len(inputs))
+            memory.state.pop("trace", None)  # what comes next does not follow on it
 
     @th.no_grad()
     def say(self, latents: Latents) -> list[th.Tensor]:

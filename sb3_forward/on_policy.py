@@ -29,7 +29,7 @@ from stable_baselines3.common.utils import (
 from sb3_forward.anchors import ANCHORS, Anchors, pick
 from sb3_forward.blocks import Activations, Block, build_optimizer
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.evaluation import MEMORY_ROWS, Memory, make_terms
+from sb3_forward.evaluation import MEMORY_ROWS, Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
@@ -209,8 +209,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         if self.vf_coef * self._head_learning_rate() > 0:
-            terms = None if latents is None else self._return_terms(rollout)
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), terms)
+            steps = None if latents is None else self._steps(rollout)
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
@@ -229,7 +229,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self._recorder.expect([env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])])
 
     @th.no_grad()
-    def _return_terms(self, rollout: CachedRollout) -> th.Tensor | None:
+    def _steps(self, rollout: CachedRollout) -> Steps | None:
         """What the returns of a short rollout are made of, to remember it by; None if that is not known."""
         buffer, last, cuts = self.rollout_buffer, self._recorder.last, self._recorder.cuts
         # A buffer of the user's own may have returns of another kind
@@ -242,7 +242,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         starts = np.empty((buffer.n_envs, buffer.buffer_size + 1), np.float32)
         starts[:, :-1], starts[:, -1] = buffer.episode_starts.T, self._last_episode_starts
         features = rollout.latent_vf.unflatten(0, rewards.shape)
-        return make_terms(features, last, rewards, starts, cuts, buffer.gamma, buffer.gae_lambda)
+        trace = self.heads.memory.trace
+        if trace is not None and len(trace) != buffer.n_envs:
+            trace = None
+        return make_steps(features, last, rewards, starts, cuts, trace, buffer.gamma, buffer.gae_lambda)
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
         """What the values are fitted to, (N,)."""

@@ -7,6 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.evaluation import Steps
 from sb3_forward.heads import CachedRollout
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, approximate_kl, standardised
 
@@ -69,9 +70,9 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             return rollout.returns
         return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
 
-    def _return_terms(self, rollout: CachedRollout) -> th.Tensor | None:
+    def _steps(self, rollout: CachedRollout) -> Steps | None:
         # Values that are clipped are to stay near what they were, whatever older returns say
-        return super()._return_terms(rollout) if self._current_clip_range_vf() is None else None
+        return super()._steps(rollout) if self._current_clip_range_vf() is None else None
 
     def _current_clip_range_vf(self) -> float | None:
         if self.clip_range_vf is None:
