@@ -113,6 +113,9 @@ def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
         if not (isinstance(state.get(rows), float) and 0 < state[rows] < math.inf):
             yield "no number of past rows"
         yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
+    if "trace" in state:
+        environments = len(state["trace"]) if isinstance(state["trace"], th.Tensor) and state["trace"].ndim == 2 else 1
+        yield from _other_tensor("trace of past rollouts", state["trace"], (th.Size((environments, width)),))
 
 
 def _other_names(expected: dict[str, Any], found: Any) -> Iterator[str]:

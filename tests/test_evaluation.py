@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.evaluation import Memory, make_terms, with_level
+from sb3_forward.evaluation import Cut, Memory, Steps, make_steps, with_level
 from sb3_forward.heads import Heads
 from tests.envs import ALGORITHMS, RandomEnv, small_model
 
@@ -54,19 +54,19 @@ def weights_of(head: Any) -> th.Tensor:
     return th.cat([head.weight, head.bias[:, None]], dim=1).detach().T
 
 
-def returns_of(terms: th.Tensor, weights: th.Tensor) -> th.Tensor:
-    return terms @ th.cat([weights.flatten(), th.ones(1)])
+def random_steps(rows: int, width: int) -> Steps:
+    return Steps(th.rand(rows, width + 1), 0.5 * th.rand(rows, width + 1), th.rand(rows, 1), th.rand(1, width + 1))
 
 
-def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor]]:
+def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, Steps | None, th.Tensor]]:
     """What the values are fitted to, and the weights from which on."""
     calls: list[Any] = []
     fit_values = Heads.fit_values
 
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, terms: th.Tensor | None) -> None:
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
         head = self.policy.value_net
-        calls.append((features, returns, terms, weights_of(head)))
-        fit_values(self, features, returns, terms)
+        calls.append((features, returns, steps, weights_of(head)))
+        fit_values(self, features, returns, steps)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     return calls
@@ -75,25 +75,54 @@ def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Ten
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("limit", [5, 100])
 def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are SB3's, with episodes that end, are cut, and go on after the rollout, whatever callbacks ask."""
+    """
+    What is missing of a rollout's returns is what SB3 says, with episodes that end, are cut, and go on after the rollout,
+    whatever callbacks ask.
+    """
     calls = spy_on_fits(monkeypatch)
     env = make_vec_env(lambda: gym.wrappers.TimeLimit(RandomEnv(), limit), n_envs=3, seed=1)
-    ForwardA2C("MlpPolicy", env, n_steps=16, gae_lambda=gae_lambda, gamma=0.9, seed=1, device="cpu").learn(200, Curious())
-    assert len(calls) == 5
-    for _, returns, terms, weights in calls:
-        assert terms is not None
-        th.testing.assert_close(returns_of(terms, weights), returns, rtol=1e-4, atol=1e-4)
-        assert abs(terms[:, :-1]).max() > 0.1
+    model = ForwardA2C("MlpPolicy", env, n_steps=16, gae_lambda=gae_lambda, gamma=0.9, seed=1, device="cpu")
+    for rollout in range(4):
+        model.heads.memory.forget()  # else what went before has a part in it
+        model.learn(48, Curious(), reset_num_timesteps=False)
+        features, returns, steps, weights = calls[rollout]
+        assert steps is not None
+        inputs, memory = with_level(features), Memory({})
+        memory.add(inputs, steps)
+        expected = inputs.T @ (returns[:, None] - inputs @ weights)
+        th.testing.assert_close(memory.missing(weights), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
+def test_two_short_rollouts_are_as_one_long(gae_lambda: float) -> None:
+    """Traces go on, until an episode ends."""
+    features, last, rewards = th.rand(2, 12, 3), th.rand(2, 3), np.random.default_rng(0).random((2, 12))
+    starts = np.zeros((2, 13))
+    starts[0, 0] = starts[0, 3] = starts[1, 9] = starts[1, 12] = 1
+    cut = [Cut(0, 2, th.rand(1, 3))]
+
+    def steps(first: int, end: int, trace: th.Tensor | None) -> Steps:
+        after = features[:, end] if end < 12 else last
+        parts = features[:, first:end], after, rewards[:, first:end], starts[:, first : end + 1]
+        return make_steps(*parts, cut if first == 0 else [], trace, 0.9, gae_lambda)
+
+    whole, halves = Memory({}), Memory({})
+    whole.add(with_level(features.flatten(0, 1)), steps(0, 12, None))
+    halves.add(with_level(features[:, :6].flatten(0, 1)), steps(0, 6, None))
+    halves.add(with_level(features[:, 6:].flatten(0, 1)), steps(6, 12, halves.trace))
+    th.testing.assert_close(halves.state["sums"], whole.state["sums"])
+    th.testing.assert_close(halves.trace, whole.trace)
 
 
 def test_steps_of_one_episode() -> None:
-    """Worked by hand: three steps, the last of which ends the episode, with lambda one half."""
-    features = th.tensor([[[1.0], [2.0], [4.0]]])
-    starts = np.array([[1, 0, 0, 1]])
-    terms = make_terms(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], 0.5, 0.5)
-    # Each step: a quarter of what follows counts by its value, a quarter by its own return
-    assert terms[:, 2].tolist() == [1 + 10 / 4 + 100 / 16, 10 + 100 / 4, 100]
-    assert terms[:, :2].tolist() == [[2 / 4 + 4 / 16, 1 / 4 + 1 / 16], [4 / 4, 1 / 4], [0, 0]]
+    """Worked by hand: three steps, the last of which ends the episode, with gamma and lambda one half."""
+    features, starts = th.tensor([[[1.0], [2.0], [4.0]]]), np.array([[1, 0, 0, 1]])
+    steps = make_steps(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], None, 0.5, 0.5)
+    # Features and level; of each step what is left of the one before is a quarter
+    assert steps.traces.tolist() == [[1, 1], [2 + 1 / 4, 1 + 1 / 4], [4 + 2 / 4 + 1 / 16, 1 + 1 / 4 + 1 / 16]]
+    assert steps.following.tolist() == [[1, 1 / 2], [2, 1 / 2], [0, 0]]
+    assert steps.rewards.flatten().tolist() == [1, 10, 100]
+    assert steps.trace.tolist() == steps.traces[2:].tolist()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -108,42 +137,43 @@ def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.Monkey
 
 
 def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the ridge regression over the rows of both, to returns made with the weights of before, the older fading."""
+    """It is the ridge regression over the rows of both, by their temporal differences of today, the older fading."""
     monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 120)
     model = small_model(ForwardPPO)
     heads, head = model.heads, model.policy.value_net
     rows = []
     for weight in (2 / 3, 1.0):
-        features, terms, before = th.rand(40, 64), 0.5 * th.rand(40, 66), weights_of(head)
-        heads.fit_values(features, returns_of(terms, before), terms)
-        rows.append((weight, with_level(features), terms))
+        features, steps, before = th.rand(40, 64), random_steps(40, 64), weights_of(head)
+        heads.fit_values(features, th.zeros(40), steps)
+        rows.append((weight, with_level(features), steps))
     gram, missing = th.zeros(65, 65), th.zeros(65, 1)
-    for weight, inputs, terms in rows:
+    for weight, inputs, steps in rows:
         gram += weight * inputs.T @ inputs
-        missing += weight * inputs.T @ (returns_of(terms, before)[:, None] - inputs @ before)
+        missing += weight * steps.traces.T @ (steps.rewards + steps.following @ before - inputs @ before)
     # The third of the older rows that has faded holds the values where they are
     gram += rows[0][1].T @ rows[0][1] / 3
     gram.diagonal().add_((1e-3 + 1 / 80) * gram.diagonal().mean())
-    th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=1e-3, atol=1e-4)
+    th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
 
 
 def test_memory_fades_and_ends() -> None:
     memory = Memory({})
-    inputs, terms = th.ones(256, 2), th.tensor([[0.0, 0.0, 1.0]]).expand(256, 3)
-    for _ in range(40):
+    inputs = th.ones(256, 2)
+    steps = Steps(inputs, th.zeros(256, 2), th.ones(256, 1), inputs[:1])
+    for _ in range(20):
         memory.fade(256)
-        memory.add(inputs, terms)
-    assert memory.rows == pytest.approx(1024, rel=1e-3)
+        memory.add(inputs, steps)
+    assert memory.rows == pytest.approx(512, rel=1e-3)
     assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
     assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
-    memory.fade(1024)
-    assert (memory.rows, memory.held_rows) == (0, pytest.approx(40 * 256))
+    memory.fade(512)
+    assert (memory.rows, memory.held_rows) == (0, pytest.approx(20 * 256))
     memory.release()
     assert memory.state == {}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 64)), (1024, 0)])
+@pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 32)), (512, 0)])
 def test_only_short_rollouts_are_remembered(
     algorithm: Any, n_steps: int, remembered: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +192,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     """After a linear map of the features, and of the weights with them, as much is missing as before."""
     memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
     inputs, weights = with_level(before), th.randn(9, 1)
-    memory.add(inputs, 0.5 * th.randn(200, 10))
+    memory.add(inputs, random_steps(200, 8))
     missing = memory.missing(weights)
     after = before @ rotation + 0.1
     memory.carry(before, after)
@@ -197,11 +227,13 @@ def test_values_that_are_clipped_are_not_drawn_by_older_returns(
 
 def test_a_fit_that_fails_is_not_remembered() -> None:
     model = small_model(ForwardPPO)
-    heads, before = model.heads, weights_of(model.policy.value_net)
-    features, terms = th.rand(40, 64), th.rand(40, 66)
-    heads.fit_values(features, returns_of(terms, before), terms)
+    heads = model.heads
+    features, steps = th.rand(40, 64), random_steps(40, 64)
+    heads.fit_values(features, th.zeros(40), steps)
+    before = weights_of(model.policy.value_net)
     with pytest.raises(ValueError, match="`value_net` were left as they were"):
-        heads.fit_values(features, th.full((40,), 1e30), 1e38 * terms)
+        heads.fit_values(features, th.zeros(40), steps._replace(rewards=th.full((40, 1), 3e38)))
     assert heads.memory.state == {}
-    heads.fit_values(features, returns_of(terms, before), terms)
+    assert th.equal(weights_of(model.policy.value_net), before)
+    heads.fit_values(features, th.zeros(40), steps)
     assert weights_of(model.policy.value_net).isfinite().all()

@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import with_level
+from sb3_forward.evaluation import Steps, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
@@ -451,9 +451,9 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[float] = []
     fit_values = Heads.fit_values
 
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, terms: th.Tensor | None) -> None:
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
         held.append(self.memory.held_rows + self.memory.rows + (0 if self.anchors is None else len(self.anchors[0])))
-        fit_values(self, features, returns, terms)
+        fit_values(self, features, returns, steps)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C).learn(80)
