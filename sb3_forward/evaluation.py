@@ -41,8 +41,7 @@ class Steps(NamedTuple):
     """The N = E T steps of a rollout of E environments, one environment after the other, by features of the critic."""
 
     traces: th.Tensor  # (N, D) eligibility of the step and of those before it, D = d + 1 with the level
-    following: th.Tensor  # (N, D) discounted features of what follows on it; zeros at the end of an episode
-    rewards: th.Tensor  # (N, 1)
+    flow: th.Tensor  # (N, D + 1) features less the discounted ones of what follows (none at the end of an episode), and reward
     trace: th.Tensor  # (E, D) that of the last step
 
 
@@ -69,25 +68,25 @@ def make_steps(
     """
     number, length, width = features.shape
     goes_on = gamma * (1 - starts)
-    traces = np.ones((number, length, width + 1), np.float32)
+    both = np.ones((number, length, 2 * width + 3), np.float32)
+    traces, flow = both[..., : width + 1], both[..., width + 1 :]
     traces[..., :width] = features.numpy(force=True)
-    following = np.empty_like(traces)
+    following = flow[..., :-1]
     following[:, :-1] = traces[:, 1:]
-    following[:, -1, :width], following[:, -1, width] = last.numpy(force=True), 1
+    following[:, -1, :width] = last.numpy(force=True)
     following *= goes_on[:, 1:, None]
     for env, step, end in cuts:
         following[env, step, :width], following[env, step, width] = gamma * end[0].numpy(force=True), gamma
+    np.subtract(traces, following, out=following)
+    flow[..., -1] = rewards
     rates = gae_lambda * goes_on[..., None]
     if trace is not None:
         traces[:, 0] += rates[:, 0] * trace.numpy(force=True)
     for step in range(1, length):
         traces[:, step] += rates[:, step] * traces[:, step - 1]
-
-    def tensor(values: np.ndarray) -> th.Tensor:
-        rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
-        return th.as_tensor(rows, dtype=features.dtype, device=features.device)
-
-    return Steps(tensor(traces), tensor(following), tensor(rewards[..., None]), tensor(traces[:, -1]))
+    steps = th.as_tensor(both, dtype=features.dtype, device=features.device)
+    left, right = steps.flatten(end_dim=1).split([width + 1, width + 2], dim=1)
+    return Steps(left, right, steps[:, -1, : width + 1].clone())
 
 
 class Memory:
@@ -158,8 +157,7 @@ class Memory:
         :param inputs: (N, D) features of the critic, with their level
         :param steps: the same N steps
         """
-        flow = steps.traces.T @ th.cat([inputs - steps.following, steps.rewards], dim=1)
-        sums = th.cat([inputs.T @ inputs, flow], dim=1)  # (D, 2 D + 1)
+        sums = th.cat([inputs.T @ inputs, steps.traces.T @ steps.flow], dim=1)  # (D, 2 D + 1)
         self.state["sums"] = sums.add_(self.state["sums"]) if self.rows else sums
         self.state.update(rows=self.rows + len(inputs), trace=steps.trace)
 

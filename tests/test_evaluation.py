@@ -54,8 +54,10 @@ def weights_of(head: Any) -> th.Tensor:
     return th.cat([head.weight, head.bias[:, None]], dim=1).detach().T
 
 
-def random_steps(rows: int, width: int) -> Steps:
-    return Steps(th.rand(rows, width + 1), 0.5 * th.rand(rows, width + 1), th.rand(rows, 1), th.rand(1, width + 1))
+def random_steps(features: th.Tensor) -> Steps:
+    rows, width = len(features), features.shape[1] + 1
+    following, rewards = 0.5 * th.rand(rows, width), th.rand(rows, 1)
+    return Steps(th.rand(rows, width), th.cat([with_level(features) - following, rewards], dim=1), th.rand(1, width))
 
 
 def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, Steps | None, th.Tensor]]:
@@ -120,8 +122,7 @@ def test_steps_of_one_episode() -> None:
     steps = make_steps(features, th.tensor([[8.0]]), np.array([[1.0, 10.0, 100.0]]), starts, [], None, 0.5, 0.5)
     # Features and level; of each step what is left of the one before is a quarter
     assert steps.traces.tolist() == [[1, 1], [2 + 1 / 4, 1 + 1 / 4], [4 + 2 / 4 + 1 / 16, 1 + 1 / 4 + 1 / 16]]
-    assert steps.following.tolist() == [[1, 1 / 2], [2, 1 / 2], [0, 0]]
-    assert steps.rewards.flatten().tolist() == [1, 10, 100]
+    assert steps.flow.tolist() == [[1 - 2 / 2, 1 - 1 / 2, 1], [2 - 4 / 2, 1 - 1 / 2, 10], [4, 1, 100]]
     assert steps.trace.tolist() == steps.traces[2:].tolist()
 
 
@@ -143,13 +144,14 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     heads, head = model.heads, model.policy.value_net
     rows = []
     for weight in (2 / 3, 1.0):
-        features, steps, before = th.rand(40, 64), random_steps(40, 64), weights_of(head)
+        features, before = th.rand(40, 64), weights_of(head)
+        steps = random_steps(features)
         heads.fit_values(features, th.zeros(40), steps)
         rows.append((weight, with_level(features), steps))
     gram, missing = th.zeros(65, 65), th.zeros(65, 1)
     for weight, inputs, steps in rows:
         gram += weight * inputs.T @ inputs
-        missing += weight * steps.traces.T @ (steps.rewards + steps.following @ before - inputs @ before)
+        missing += weight * steps.traces.T @ (steps.flow[:, -1:] - steps.flow[:, :-1] @ before)
     # The third of the older rows that has faded holds the values where they are
     gram += rows[0][1].T @ rows[0][1] / 3
     gram.diagonal().add_((1e-3 + 1 / 80) * gram.diagonal().mean())
@@ -159,7 +161,7 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_fades_and_ends() -> None:
     memory = Memory({})
     inputs = th.ones(256, 2)
-    steps = Steps(inputs, th.zeros(256, 2), th.ones(256, 1), inputs[:1])
+    steps = Steps(inputs, th.ones(256, 3), inputs[:1])
     for _ in range(20):
         memory.fade(256)
         memory.add(inputs, steps)
@@ -192,7 +194,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     """After a linear map of the features, and of the weights with them, as much is missing as before."""
     memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
     inputs, weights = with_level(before), th.randn(9, 1)
-    memory.add(inputs, random_steps(200, 8))
+    memory.add(inputs, random_steps(before))
     missing = memory.missing(weights)
     after = before @ rotation + 0.1
     memory.carry(before, after)
@@ -228,11 +230,12 @@ def test_values_that_are_clipped_are_not_drawn_by_older_returns(
 def test_a_fit_that_fails_is_not_remembered() -> None:
     model = small_model(ForwardPPO)
     heads = model.heads
-    features, steps = th.rand(40, 64), random_steps(40, 64)
+    features = th.rand(40, 64)
+    steps = random_steps(features)
     heads.fit_values(features, th.zeros(40), steps)
     before = weights_of(model.policy.value_net)
     with pytest.raises(ValueError, match="`value_net` were left as they were"):
-        heads.fit_values(features, th.zeros(40), steps._replace(rewards=th.full((40, 1), 3e38)))
+        heads.fit_values(features, th.zeros(40), steps._replace(flow=3e38 * steps.flow))
     assert heads.memory.state == {}
     assert th.equal(weights_of(model.policy.value_net), before)
     heads.fit_values(features, th.zeros(40), steps)
