@@ -108,7 +108,7 @@ class Memory:
     @property
     def gram(self) -> th.Tensor | float:
         """Of their features with their level, (D, D) with D = d + 1."""
-        return self.state["sums"][:, : len(self.state["sums"])] if self.rows else 0.0
+        return self.state.get("gram", 0.0)
 
     @property
     def held_rows(self) -> float:
@@ -128,8 +128,8 @@ class Memory:
         """
         if not self.rows:
             return 0.0
-        sums, width = self.state["sums"], len(weights)
-        return th.addmm(sums[:, -1:], sums[:, width : 2 * width], weights, alpha=-1)
+        flow = self.state["flow"]
+        return th.addmm(flow[:, -1:], flow[:, :-1], weights, alpha=-1)
 
     @property
     def trace(self) -> th.Tensor | None:
@@ -145,20 +145,22 @@ class Memory:
         if not self.rows:
             return
         keep = max(1 - rows / MEMORY_ROWS, 0.0)
-        self.hold(self.gram, self.rows, 1 - keep)
+        self.hold(self.state["gram"], self.rows, 1 - keep)
         if keep > 0:
-            self.state.update(sums=keep * self.state["sums"], rows=keep * self.rows)
+            self.state.update({name: keep * self.state[name] for name in ("gram", "flow", "rows")})
         else:
-            del self.state["sums"], self.state["rows"]
-            self.state.pop("trace", None)
+            self.forget_steps()
 
     def add(self, inputs: th.Tensor, steps: Steps) -> None:
         """
         :param inputs: (N, D) features of the critic, with their level
         :param steps: the same N steps
         """
-        sums = th.cat([inputs.T @ inputs, steps.traces.T @ steps.flow], dim=1)  # (D, 2 D + 1)
-        self.state["sums"] = sums.add_(self.state["sums"]) if self.rows else sums
+        if self.rows:
+            self.state["gram"].addmm_(inputs.T, inputs)
+            self.state["flow"].addmm_(steps.traces.T, steps.flow)
+        else:
+            self.state.update(gram=inputs.T @ inputs, flow=steps.traces.T @ steps.flow)
         self.state.update(rows=self.rows + len(inputs), trace=steps.trace)
 
     def hold(self, gram: th.Tensor | float, rows: float, weight: float = 1.0) -> None:
@@ -174,6 +176,11 @@ class Memory:
     def release(self) -> None:
         """Nothing is held any more."""
         for name in ("held_gram", "held_rows"):
+            self.state.pop(name, None)
+
+    def forget_steps(self) -> None:
+        """No steps are remembered any more."""
+        for name in ("gram", "flow", "rows", "trace"):
             self.state.pop(name, None)
 
     def forget(self) -> None:
@@ -192,7 +199,8 @@ class Memory:
         gram.diagonal().add_(CARRY_RIDGE * gram.diagonal().mean())
         change = th.linalg.solve(gram, then.T @ (now - then))
         change.diagonal().add_(1)
-        gram, flow, rewards = self.state["sums"].split([len(change), len(change), 1], dim=1)
-        self.state["sums"] = change.T @ th.cat([gram @ change, flow @ change, rewards], dim=1)
+        flow = self.state["flow"]
+        self.state["gram"] = change.T @ self.state["gram"] @ change
+        self.state["flow"] = change.T @ th.cat([flow[:, :-1] @ change, flow[:, -1:]], dim=1)
         if self.trace is not None:
             self.state["trace"] = self.trace @ change

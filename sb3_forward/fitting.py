@@ -107,12 +107,14 @@ def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
         yield "no sums of past rollouts"
         return
     width = getattr(getattr(model.policy, "value_net", None), "in_features", 0) + 1
-    for rows, name, shape in (("rows", "sums", (width, 2 * width + 1)), ("held_rows", "held_gram", (width, width))):
-        if rows not in state and name not in state:
+    recent = {"gram": (width, width), "flow": (width, width + 1)}
+    for rows, shapes in (("rows", recent), ("held_rows", {"held_gram": (width, width)})):
+        if state.keys().isdisjoint((rows, *shapes)):
             continue
         if not (isinstance(state.get(rows), float) and 0 < state[rows] < math.inf):
             yield "no number of past rows"
-        yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
+        for name, shape in shapes.items():
+            yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
     if "trace" in state:
         environments = len(state["trace"]) if isinstance(state["trace"], th.Tensor) and state["trace"].ndim == 2 else 1
         yield from _other_tensor("trace of past rollouts", state["trace"], (th.Size((environments, width)),))

@@ -182,7 +182,7 @@ DAMAGE = {
     "features": (resize(f"{WAITING}/latents/1", (15, 64)), "guidance or features of past observations has the shape"),
     "signals": (relabel('["signals", {"dict": [["actor"', '["signals", {"dict": [["agent"'), "no guidance"),
     "number": (relabel('[["rows", 16]', '[["rows", null]'), "no sample of past observations"),
-    "sums": (resize("policy.optimizer/param_groups/0/values/sums", (65, 65)), "sums of past rollouts has the shape"),
+    "sums": (resize("policy.optimizer/param_groups/0/values/flow", (65, 65)), "sums of past rollouts has the shape"),
     "trace": (resize("policy.optimizer/param_groups/0/values/trace", (1, 64)), "trace of past rollouts has the shape"),
     "no number of rows": (relabel('["rows", 31.5]', '["rows", 0.0]'), "no number of past rows"),
 }
