@@ -29,6 +29,19 @@ class Cut(NamedTuple):
     features: th.Tensor  # (1, d) of the critic, of its last observation
 
 
+def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
+    """
+    Weights of a ridge regression, the penalty relative to the mean sum of squares of the features.
+
+    :param gram: (D, D) of the features, overwritten
+    :param moments: (D, k) features times targets, summed
+    :param ridge: the penalty
+    :return: (D, k)
+    """
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    return th.linalg.solve(gram, moments)
+
+
 def with_level(features: th.Tensor) -> th.Tensor:
     """
     :param features: (..., d)
@@ -138,18 +151,19 @@ class Memory:
 
     def fade(self, rows: int) -> None:
         """
-        What fades is held.
+        What fades is held. The trace ends here, unless the steps of the rollout are added.
 
         :param rows: of the rollout that has come
         """
         if not self.rows:
             return
+        self.state.pop("trace", None)
         keep = max(1 - rows / MEMORY_ROWS, 0.0)
         self.hold(self.state["gram"], self.rows, 1 - keep)
-        if keep > 0:
-            self.state.update({name: keep * self.state[name] for name in ("gram", "flow", "rows")})
-        else:
-            self.forget_steps()
+        for name in ("gram", "flow", "rows"):
+            faded = keep * self.state.pop(name)
+            if keep > 0:
+                self.state[name] = faded
 
     def add(self, inputs: th.Tensor, steps: Steps) -> None:
         """
@@ -178,11 +192,6 @@ class Memory:
         for name in ("held_gram", "held_rows"):
             self.state.pop(name, None)
 
-    def forget_steps(self) -> None:
-        """No steps are remembered any more."""
-        for name in ("gram", "flow", "rows", "trace"):
-            self.state.pop(name, None)
-
     def forget(self) -> None:
         """Nothing is remembered any more."""
         self.state.clear()
@@ -195,9 +204,7 @@ class Memory:
         :param after: (N, d) of the same rows, as they are
         """
         then, now = with_level(before), with_level(after)
-        gram = then.T @ then
-        gram.diagonal().add_(CARRY_RIDGE * gram.diagonal().mean())
-        change = th.linalg.solve(gram, then.T @ (now - then))
+        change = solve_ridge(then.T @ then, then.T @ (now - then), CARRY_RIDGE)
         change.diagonal().add_(1)
         flow = self.state["flow"]
         self.state["gram"] = change.T @ self.state["gram"] @ change

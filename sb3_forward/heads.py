@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, Steps, with_level
+from sb3_forward.evaluation import Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -137,7 +137,6 @@ class Heads:
             raise
         if steps is None:
             memory.hold(own, len(inputs))
-            memory.state.pop("trace", None)  # what comes next does not follow on it
 
     @th.no_grad()
     def say(self, latents: Latents) -> list[th.Tensor]:
@@ -184,11 +183,10 @@ class Heads:
 
     def _move(self, name: str, gram: th.Tensor, missing: th.Tensor, ridge: float) -> None:
         """
-        Ridge regression of what a head should say more, the penalty relative to the mean sum of squares of the features. The
-        bias is penalised as the weights are: they carry the level, too, and it does not spread to features never seen.
+        Ridge regression of what a head should say more. The bias is penalised as the weights are: they carry the level, too,
+        and it does not spread to features never seen.
         """
-        gram.diagonal().add_(ridge * gram.diagonal().mean())
-        step = th.linalg.solve(gram, missing)
+        step = solve_ridge(gram, missing, ridge)
         if not all_finite(step):
             reason = parameter_problem(self.policy) or (
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "

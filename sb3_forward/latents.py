@@ -27,9 +27,12 @@ class LatentRecorder:
         self.policy = policy
         self._parameters = list(policy.parameters())
         self._inside = False
+        self._versions: list[int] = []
+        self._forget()
+
+    def _forget(self) -> None:
         self._actor: list[th.Tensor] = []
         self._critic: list[th.Tensor] = []
-        self._versions: list[int] = []
         self._waiting: list[int] = []
         self.cuts: list[Cut] = []
         # What the value head reads of the observations after the last step, (n_envs, d); None if unknown
@@ -38,8 +41,7 @@ class LatentRecorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Forget what was recorded before, and record."""
-        self._actor, self._critic = [], []
-        self._waiting, self.cuts, self.last = [], [], None
+        self._forget()
         self._versions = versions(self._parameters)
         hooks = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter(True)),
@@ -77,7 +79,7 @@ class LatentRecorder:
 
         :param cut: environments the episodes of which were cut by it
         """
-        self._waiting, self.last = list(cut), None
+        self._waiting, self.last = cut, None
 
     def _enter(self, inside: bool) -> None:
         self._inside = inside

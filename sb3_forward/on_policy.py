@@ -276,7 +276,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
         # The policy goes on from here: the rollout counts as much as all that was before
         others = others[th.randperm(len(others))[:ANCHORS]]
-        # In one, unless they are so already
+        # One part needs no copy
         latent_pi, latent_vf = rows.latents[0] if len(rows.latents) == 1 else map(th.cat, zip(*rows.latents, strict=True))
         said = [output[th.cat([taken, others])] for output in self.heads.say((latent_pi, latent_vf))]
         if known is not None:

@@ -66,8 +66,7 @@ def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Ten
     fit_values = Heads.fit_values
 
     def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
-        head = self.policy.value_net
-        calls.append((features, returns, steps, weights_of(head)))
+        calls.append((features, returns, steps, weights_of(self.policy.value_net)))
         fit_values(self, features, returns, steps)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
@@ -210,12 +209,12 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
 def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
 
-    class Undiscounted(RolloutBuffer):
+    class Shifted(RolloutBuffer):
         def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
             super().compute_returns_and_advantage(last_values, dones)
             self.returns = self.returns + 1
 
-    model = small_model(ForwardA2C, rollout_buffer_class=Undiscounted).learn(64)
+    model = small_model(ForwardA2C, rollout_buffer_class=Shifted).learn(64)
     assert model.heads.memory.rows == 0
 
 

@@ -124,6 +124,20 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
 
 
 @pytest.mark.parametrize("normalize_advantage", [False, True])
+def test_advantages_of_a2c_are_normalised_if_asked_to(normalize_advantage: bool) -> None:
+    """A shift of all of them moves the policy only where they are not."""
+    model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
+    model.learn(16)
+    rollout = model._cached_rollout(model._rollout_latents())
+    plain, shifted = (
+        after_head_phase(model, rollout._replace(advantages=rollout.advantages + shift))["action_net.weight"]
+        for shift in (0.0, 100.0)
+    )
+    change = (shifted - plain).abs().max()
+    assert change < 1e-4 if normalize_advantage else change > 1e-3
+
+
+@pytest.mark.parametrize("normalize_advantage", [False, True])
 def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
     """Of which there is no deviation."""
     model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
