@@ -55,23 +55,27 @@ def applies(policy: ActorCriticPolicy) -> bool:
 
 
 def forward(
-    policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, scale: th.Tensor | float = 1.0
+    policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, scale: th.Tensor | None = None
 ) -> tuple[HeadOutputs, Backward]:
     """
     :param policy: one that :func:`applies` to
     :param latent_pi: (B, d_pi) inputs of the action head
     :param actions: (B,) for Discrete, else (B, k)
-    :param scale: unit of the head's outputs
+    :param scale: (k,) units of the head's outputs, None if they are one
     :return: what the head says, and what writes the gradients of its parameters, given the slopes of a loss
     """
     head = policy.action_net
     assert isinstance(head, nn.Linear)
-    outputs = th.addmm(head.bias, latent_pi, head.weight.T).mul_(scale)
+    outputs = th.addmm(head.bias, latent_pi, head.weight.T)
+    if scale is not None:
+        outputs.mul_(scale)
     terms = _categorical if type(policy.action_dist) is CategoricalDistribution else _gaussian
     log_prob, entropy, pull = terms(policy, outputs, actions)
 
     def backward(slopes: Slopes) -> None:
-        output_slopes = pull(slopes).mul_(scale)
+        output_slopes = pull(slopes)
+        if scale is not None:
+            output_slopes.mul_(scale)
         th.mm(output_slopes.T, latent_pi, out=head.weight.grad)
         th.sum(output_slopes, dim=0, out=head.bias.grad)
 

@@ -17,6 +17,8 @@ from torch import nn
 
 # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
 MEMORY_ROWS = 512
+# The head is fitted anew once so many have come, not for every handful (our choice)
+FIT_ROWS = MEMORY_ROWS // 8
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
 CARRY_RIDGE = 1e-3
 
@@ -80,26 +82,26 @@ def make_steps(
     :return: the steps
     """
     number, length, width = features.shape
-    goes_on = gamma * (1 - starts)
+    goes_on = gamma * (1 - starts)[..., None]
     both = np.ones((number, length, 2 * width + 3), np.float32)
     traces, flow = both[..., : width + 1], both[..., width + 1 :]
     traces[..., :width] = features.numpy(force=True)
     following = flow[..., :-1]
     following[:, :-1] = traces[:, 1:]
     following[:, -1, :width] = last.numpy(force=True)
-    following *= goes_on[:, 1:, None]
+    following *= goes_on[:, 1:]
     for env, step, end in cuts:
         following[env, step, :width], following[env, step, width] = gamma * end[0].numpy(force=True), gamma
     np.subtract(traces, following, out=following)
     flow[..., -1] = rewards
-    rates = gae_lambda * goes_on[..., None]
+    rates = gae_lambda * goes_on
     if trace is not None:
         traces[:, 0] += rates[:, 0] * trace.numpy(force=True)
     for step in range(1, length):
         traces[:, step] += rates[:, step] * traces[:, step - 1]
-    steps = th.as_tensor(both, dtype=features.dtype, device=features.device)
-    left, right = steps.flatten(end_dim=1).split([width + 1, width + 2], dim=1)
-    return Steps(left, right, steps[:, -1, : width + 1].clone())
+    steps = th.from_numpy(both.reshape(number * length, -1)).to(features)
+    left, right = steps[:, : width + 1], steps[:, width + 1 :]
+    return Steps(left, right, left[length - 1 :: length].clone())
 
 
 class Memory:
@@ -117,6 +119,15 @@ class Memory:
     def rows(self) -> float:
         """How many rows are remembered with their returns, each by its weight."""
         return self.state.get("rows", 0.0)
+
+    @property
+    def new_rows(self) -> int:
+        """How many rows have come since the head was fitted."""
+        return self.state.get("new_rows", 0)
+
+    def fitted(self) -> None:
+        """The head has been fitted to all that is remembered."""
+        self.state.pop("new_rows", None)
 
     @property
     def gram(self) -> th.Tensor | float:
@@ -160,10 +171,13 @@ class Memory:
         self.state.pop("trace", None)
         keep = max(1 - rows / MEMORY_ROWS, 0.0)
         self.hold(self.state["gram"], self.rows, 1 - keep)
-        for name in ("gram", "flow", "rows"):
-            faded = keep * self.state.pop(name)
-            if keep > 0:
-                self.state[name] = faded
+        if keep > 0:
+            self.state["gram"].mul_(keep)
+            self.state["flow"].mul_(keep)
+            self.state["rows"] *= keep
+        else:
+            for name in ("gram", "flow", "rows"):
+                del self.state[name]
 
     def add(self, inputs: th.Tensor, steps: Steps) -> None:
         """
@@ -175,7 +189,7 @@ class Memory:
             self.state["flow"].addmm_(steps.traces.T, steps.flow)
         else:
             self.state.update(gram=inputs.T @ inputs, flow=steps.traces.T @ steps.flow)
-        self.state.update(rows=self.rows + len(inputs), trace=steps.trace)
+        self.state.update(rows=self.rows + len(inputs), new_rows=self.new_rows + len(inputs), trace=steps.trace)
 
     def hold(self, gram: th.Tensor | float, rows: float, weight: float = 1.0) -> None:
         """

@@ -115,6 +115,8 @@ def _memory_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
             yield "no number of past rows"
         for name, shape in shapes.items():
             yield from _other_tensor("sums of past rollouts", state.get(name), (th.Size(shape),))
+    if not (isinstance(state.get("new_rows", 0), int) and state.get("new_rows", 0) >= 0):
+        yield "no number of new rows"
     if "trace" in state:
         environments = len(state["trace"]) if isinstance(state["trace"], th.Tensor) and state["trace"].ndim == 2 else 1
         yield from _other_tensor("trace of past rollouts", state["trace"], (th.Size((environments, width)),))

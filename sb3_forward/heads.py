@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, Steps, solve_ridge, with_level
+from sb3_forward.evaluation import FIT_ROWS, MEMORY_ROWS, Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -118,6 +118,8 @@ class Heads:
         memory.fade(len(inputs))
         if steps is not None:
             memory.add(inputs, steps)
+            if memory.new_rows < FIT_ROWS:
+                return
         gram: Any = memory.gram
         rows = memory.rows
         missing: Any = memory.missing(th.cat([head.weight, head.bias[:, None]], dim=1).T)
@@ -135,6 +137,7 @@ class Heads:
         except ValueError:
             memory.forget()
             raise
+        memory.fitted()
         if steps is None:
             memory.hold(own, len(inputs))
 
@@ -214,7 +217,7 @@ class Heads:
         if whiten and "action_net" in self.linear_heads:
             assert isinstance(head, nn.Linear)
             whitening = Whitening(head, self._basis(rollout.latent_pi), self._output_scale(rollout.latent_pi))
-        self._scale = 1.0 if whitening is None else whitening.scale
+        self._scale = None if whitening is None else whitening.scale
         # One tensor per group, so that a norm is one operation
         trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
         self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
@@ -240,23 +243,23 @@ class Heads:
 
     @th.no_grad()
     def _basis(self, features: th.Tensor) -> Basis:
-        rows, units = features.shape
+        rows = len(features)
         if self.anchors is None:
             return Basis.of(features.T @ features / rows, rows)
         anchors = len(self.anchors[0])
-        if rows > units:
+        if rows >= MEMORY_ROWS:
             return Basis.of((features.T @ features / rows + self._anchor_moments) / 2, rows + anchors)
-        # So few rows say nothing about a covariance, and the anchors stay for many such rollouts
+        # Fewer rows say little about a covariance, and the anchors stay for many such rollouts
         if self._anchor_basis is None:
             self._anchor_basis = Basis.of(self._anchor_moments.clone(), anchors)
         return self._anchor_basis
 
     @th.no_grad()
-    def _output_scale(self, features: th.Tensor) -> th.Tensor | float:
+    def _output_scale(self, features: th.Tensor) -> th.Tensor | None:
         if self.closed_form:
-            return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else 1.0
+            return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else None
         distribution = self.policy._get_action_dist_from_latent(features).distribution
-        return distribution.stddev.mean(dim=0) if isinstance(distribution, Normal) else 1.0
+        return distribution.stddev.mean(dim=0) if isinstance(distribution, Normal) else None
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """

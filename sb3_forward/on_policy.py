@@ -158,7 +158,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
 
     def _prepare_optimizers(self) -> None:
-        """Bring the blocks, every optimizer's state, every learning rate and the anchors up to date."""
+        """Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date."""
         if not self.network.is_current(self.policy):
             self._find_blocks()
         self._update_learning_rate(self.policy.optimizer)
@@ -171,10 +171,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.pending.state is not (waiting := group.setdefault("pending", [])):
             self.pending = Pending(waiting)
         self.heads.memory = Memory(group.setdefault("values", {}))
-        for block in self.network.blocks:
-            assert block.optimizer is not None
-            update_learning_rate(block.optimizer, self._local_learning_rate())
-            block.optimizer.state = self.policy.optimizer.state
         if self._versions != self._hidden_versions():
             self._remember_anchors()
 
@@ -202,8 +198,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             super().train()
             return
         self._prepare_optimizers()
-        if not self.rollout_buffer.generator_ready:
-            next(self.rollout_buffer.get(1))  # flattens the buffer, environment by environment
         latents = self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs)
         rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
@@ -312,6 +306,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             # Distances of a signal are taken in every minibatch: not of one that guides no block
             roles = {block.role for block in self.network.blocks}
             guidance = {role: signal for role, signal in guidance.items() if role in roles}
+        for block in self.network.blocks:
+            assert block.optimizer is not None
+            update_learning_rate(block.optimizer, self._local_learning_rate())
+            block.optimizer.state = self.policy.optimizer.state
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
@@ -368,18 +366,29 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _cached_rollout(self, latents: Latents) -> CachedRollout:
         """The rollout on its top features, and what the heads' loss needs beside."""
         buffer = self.rollout_buffer
-        actions = buffer.to_torch(buffer.actions.astype(np.float32))
+        actions = self._column(buffer.actions)
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
-        return CachedRollout(*latents, actions, *(buffer.to_torch(column.flatten()) for column in columns))
+        return CachedRollout(*latents, actions, *(self._column(column).flatten() for column in columns))
+
+    def _column(self, values: np.ndarray) -> th.Tensor:
+        """
+        :param values: (T, E, ...) of a rollout, or (E T, ...) if the buffer was read before
+        :return: (E T, ...) environment by environment, as ``RolloutBuffer.get`` flattens it
+        """
+        if not self.rollout_buffer.generator_ready:
+            values = RolloutBuffer.swap_and_flatten(values)
+        return self.rollout_buffer.to_torch(values.astype(np.float32))
 
     def _rollout_rows(self) -> int:
         return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
 
     def _observations(self, rows: th.Tensor) -> PyTorchObs:
-        """These rows of the rollout."""
-        return obs_as_tensor(pick(self.rollout_buffer.observations, rows.numpy()), self.device)
+        """These rows of the rollout, environment by environment."""
+        buffer, index = self.rollout_buffer, rows.numpy()
+        places = index if buffer.generator_ready else (index % buffer.buffer_size, index // buffer.buffer_size)
+        return obs_as_tensor(pick(buffer.observations, places), self.device)
 
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())

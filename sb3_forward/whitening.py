@@ -44,12 +44,12 @@ class Whitening:
 
     :param head: the linear head
     :param basis: of the coordinates
-    :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; 1.0 for logits
+    :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; None for logits
     """
 
-    def __init__(self, head: nn.Linear, basis: Basis, scale: th.Tensor | float) -> None:
+    def __init__(self, head: nn.Linear, basis: Basis, scale: th.Tensor | None) -> None:
         self.head = head
-        self.scale = th.as_tensor(scale, dtype=head.weight.dtype, device=head.weight.device)
+        self.scale = scale
         self.basis, self._inverse = basis
 
     def coordinates(self, features: th.Tensor) -> th.Tensor:
@@ -61,22 +61,27 @@ class Whitening:
 
     def hook(self) -> list[RemovableHandle]:
         """Let the head itself take features and give outputs, between :meth:`enter` and :meth:`leave`."""
-        return [
-            self.head.register_forward_pre_hook(lambda _, inputs: self.coordinates(inputs[0])),
-            self.head.register_forward_hook(lambda _, inputs, outputs: outputs * self.scale),
-        ]
+        hooks = [self.head.register_forward_pre_hook(lambda _, inputs: self.coordinates(inputs[0]))]
+        if self.scale is not None:
+            hooks.append(self.head.register_forward_hook(lambda _, inputs, outputs: outputs * self.scale))
+        return hooks
 
     @th.no_grad()
     def enter(self) -> None:
         """Give the head the parameters that say of whitened coordinates, in the units, what it said of the features."""
-        self._plain = self.head.weight.clone(), self.head.bias.clone()
-        self.head.weight.copy_(self._plain[0] @ self._inverse / self.scale[..., None])
-        self.head.bias.div_(self.scale)
-        self._entered = self.head.weight.clone(), self.head.bias.clone()
+        weight, bias = self._plain = self.head.weight.clone(), self.head.bias.clone()
+        weight = weight @ self._inverse
+        if self.scale is not None:
+            weight, bias = weight / self.scale[:, None], bias / self.scale
+        self._entered = weight, bias
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
 
     @th.no_grad()
     def leave(self) -> None:
         """Give the head back parameters for the features; exactly its old ones if no step was taken in between."""
-        weight, bias = (now - then for now, then in zip((self.head.weight, self.head.bias), self._entered, strict=True))
-        self.head.weight.copy_(self._plain[0] + self.scale[..., None] * (weight @ self.basis))
-        self.head.bias.copy_(self._plain[1] + self.scale * bias)
+        weight, bias = (self.head.weight - self._entered[0]) @ self.basis, self.head.bias - self._entered[1]
+        if self.scale is not None:
+            weight, bias = self.scale[:, None] * weight, self.scale * bias
+        th.add(self._plain[0], weight, out=self.head.weight)
+        th.add(self._plain[1], bias, out=self.head.bias)

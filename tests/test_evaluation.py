@@ -1,5 +1,6 @@
 """Least-squares policy evaluation: returns taken apart, and what the value head remembers of short rollouts."""
 
+import io
 from typing import Any
 
 import gymnasium as gym
@@ -130,6 +131,7 @@ def test_steps_of_one_episode() -> None:
 def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 5)
     kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
     env = gym.wrappers.TimeLimit(Counting(), 8)
     model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
@@ -158,6 +160,23 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rollouts of 16 rows, the head is fitted to three of them at once; a saved model goes on counting."""
+    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
+    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
+    model = small_model(algorithm, n_steps=16)
+    fitted = []
+    for _ in range(7):
+        before = weights_of(model.policy.value_net)
+        model.learn(16, reset_num_timesteps=False)
+        fitted.append(not th.equal(before, weights_of(model.policy.value_net)))
+        buffer = io.BytesIO()
+        model.save(buffer)
+        model = algorithm.load(buffer, env=model.get_env())
+    assert fitted == [False, False, True, False, False, True, False]
+
+
 def test_memory_fades_and_ends() -> None:
     memory = Memory({})
     inputs = th.ones(256, 2)
@@ -171,6 +190,7 @@ def test_memory_fades_and_ends() -> None:
     memory.fade(512)
     assert (memory.rows, memory.held_rows) == (0, pytest.approx(20 * 256))
     memory.release()
+    memory.fitted()
     assert memory.state == {}
 
 
