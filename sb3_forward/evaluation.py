@@ -16,9 +16,9 @@ import torch as th
 from torch import nn
 
 # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
-MEMORY_ROWS = 512
+MEMORY_ROWS = 256
 # The head is fitted anew once so many have come, not for every handful (our choice)
-FIT_ROWS = MEMORY_ROWS // 8
+FIT_ROWS = MEMORY_ROWS // 4
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
 CARRY_RIDGE = 1e-3
 

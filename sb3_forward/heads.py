@@ -205,7 +205,7 @@ class Heads:
         """
         While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
         features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
-        could be anything on states that it has left. A rollout of no more rows than features does not count. The coordinates
+        could be anything on states that it has left. A rollout of fewer than 256 rows does not count. The coordinates
         come in units of the standard deviation of Gaussian actions: the narrower the policy, the more a step changes it (our
         choice).
 

@@ -179,23 +179,23 @@ def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatc
 
 def test_memory_fades_and_ends() -> None:
     memory = Memory({})
-    inputs = th.ones(256, 2)
-    steps = Steps(inputs, th.ones(256, 3), inputs[:1])
+    inputs = th.ones(128, 2)
+    steps = Steps(inputs, th.ones(128, 3), inputs[:1])
     for _ in range(20):
-        memory.fade(256)
+        memory.fade(128)
         memory.add(inputs, steps)
-    assert memory.rows == pytest.approx(512, rel=1e-3)
+    assert memory.rows == pytest.approx(256, rel=1e-3)
     assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
     assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
-    memory.fade(512)
-    assert (memory.rows, memory.held_rows) == (0, pytest.approx(20 * 256))
+    memory.fade(256)
+    assert (memory.rows, memory.held_rows) == (0, pytest.approx(20 * 128))
     memory.release()
     memory.fitted()
     assert memory.state == {}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 32)), (512, 0)])
+@pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 16)), (256, 0)])
 def test_only_short_rollouts_are_remembered(
     algorithm: Any, n_steps: int, remembered: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,7 +185,7 @@ DAMAGE = {
     "sums": (resize("policy.optimizer/param_groups/0/values/flow", (65, 65)), "sums of past rollouts has the shape"),
     "trace": (resize("policy.optimizer/param_groups/0/values/trace", (1, 64)), "trace of past rollouts has the shape"),
     "no number of new rows": (relabel('["new_rows", 32]', '["new_rows", null]'), "no number of new rows"),
-    "no number of rows": (relabel('["rows", 31.5]', '["rows", 0.0]'), "no number of past rows"),
+    "no number of rows": (relabel('["rows", 31.0]', '["rows", 0.0]'), "no number of past rows"),
 }
 
 
