@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import FIT_ROWS, MEMORY_ROWS, Memory, Steps, solve_ridge, with_level
+from sb3_forward.evaluation import FIT_ROWS, Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -46,6 +46,8 @@ class CachedRollout(NamedTuple):
         return CachedRollout(*(column[rows] for column in self))
 
 
+# The whitened coordinates of rollouts of fewer rows are those of the anchors (our choice)
+WHITENING_ROWS = 512
 # Of the rows that the values are fitted on, those with returns count for this share at least (our choice)
 ROLLOUT_SHARE = 1 / 8
 
@@ -205,7 +207,7 @@ class Heads:
         """
         While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
         features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
-        could be anything on states that it has left. A rollout of fewer than 256 rows does not count. The coordinates
+        could be anything on states that it has left. A rollout of fewer than 512 rows does not count. The coordinates
         come in units of the standard deviation of Gaussian actions: the narrower the policy, the more a step changes it (our
         choice).
 
@@ -247,7 +249,7 @@ class Heads:
         if self.anchors is None:
             return Basis.of(features.T @ features / rows, rows)
         anchors = len(self.anchors[0])
-        if rows >= MEMORY_ROWS:
+        if rows >= WHITENING_ROWS:
             return Basis.of((features.T @ features / rows + self._anchor_moments) / 2, rows + anchors)
         # Fewer rows say little about a covariance, and the anchors stay for many such rollouts
         if self._anchor_basis is None:

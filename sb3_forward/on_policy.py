@@ -344,7 +344,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
         actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
         critic = rollout.returns[:, None]
-        if not (all_finite(actor) and all_finite(critic)):
+        if not all_finite(actor + critic):
             raise ValueError(
                 "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
                 "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."

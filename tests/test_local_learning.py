@@ -383,13 +383,13 @@ def test_whitened_coordinates_condition_the_head() -> None:
 
 def test_coordinates_of_a_rollout_of_few_rows_are_those_of_the_anchors() -> None:
     model = small_model(ForwardPPO)
-    anchors, few, many = th.randn(200, 64), th.randn(255, 64), 5 * th.randn(256, 64)
+    anchors, few, many = th.randn(200, 64), th.randn(511, 64), 5 * th.randn(512, 64)
     model.heads.remember((anchors, anchors))
     expected = Basis.of(anchors.T @ anchors / 200, 200)
     th.testing.assert_close(model.heads._basis(few).whitening, expected.whitening)
     model.heads.remember((few, few))
-    th.testing.assert_close(model.heads._basis(few).whitening, Basis.of(few.T @ few / 255, 255).whitening)
-    both = Basis.of((many.T @ many / 256 + few.T @ few / 255) / 2, 511)
+    th.testing.assert_close(model.heads._basis(few).whitening, Basis.of(few.T @ few / 511, 511).whitening)
+    both = Basis.of((many.T @ many / 512 + few.T @ few / 511) / 2, 1023)
     th.testing.assert_close(model.heads._basis(many).whitening, both.whitening)
     assert (both.whitening @ both.inverse - th.eye(64)).abs().max() < 1e-4
 
