@@ -155,6 +155,22 @@ class Memory:
         flow = self.state["flow"]
         return th.addmm(flow[:, -1:], flow[:, :-1], weights, alpha=-1)
 
+    def steps(self, gram: th.Tensor, weights: th.Tensor, ridge: float, number: int) -> th.Tensor:
+        """
+        Steps of LSPE: each is a ridge regression of the returns as they would be with the values after the one before.
+
+        :param gram: (D, D) of the features of all rows that count, overwritten
+        :param weights: (D, 1) of the value head, the last is its bias
+        :param ridge: the penalty on a step, see :func:`solve_ridge`
+        :param number: how many, >= 1; some rows are remembered
+        :return: (D, 1) their sum
+        """
+        solved = solve_ridge(gram, self.state["flow"], ridge)
+        moved = weights
+        for _ in range(number):
+            moved = th.addmm(moved + solved[:, -1:], solved[:, :-1], moved, alpha=-1)
+        return moved - weights
+
     @property
     def trace(self) -> th.Tensor | None:
         """Eligibility of the last steps that were remembered, (E, D) for E environments."""

@@ -122,20 +122,27 @@ class Heads:
             memory.add(inputs, steps)
             if memory.new_rows < FIT_ROWS:
                 return
+        weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
         gram: Any = memory.gram
         rows = memory.rows
-        missing: Any = memory.missing(th.cat([head.weight, head.bias[:, None]], dim=1).T)
         if steps is None:
             own = inputs.T @ inputs
             gram, rows = own + gram, rows + len(inputs)
-            missing = inputs.T @ (returns[:, None] - head(features)) + missing
         held = self._anchor_gram + memory.held_gram
         held_rows = memory.held_rows + (0 if self.anchors is None else len(self.anchors[1]))
         # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * rows / max(held_rows, 1), 1.0)
+        # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
+        ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)
+        gram = gram + weight * held
+        if steps is None:
+            missing = inputs.T @ (returns[:, None] - head(features)) + memory.missing(weights)
+            step = solve_ridge(gram, missing, ridge)
+        else:
+            # Rollouts that have waited have a step each
+            step = memory.steps(gram, weights, ridge, max(memory.new_rows // len(inputs), 1))
         try:
-            # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
-            self._move("value_net", gram + weight * held, missing, REFIT_RIDGE + 1 / (rows + weight * held_rows))
+            self._move("value_net", step)
         except ValueError:
             memory.forget()
             raise
@@ -179,19 +186,18 @@ class Heads:
             variation = (said[0] - said[0].mean(dim=0)).norm().clamp_min(th.finfo(said[0].dtype).tiny)
             drift = (sums["action_net"][2].sqrt() / variation).item()
         for name, (gram, missing, _) in sums.items() if refit else ():
-            self._move(name, gram, missing, REFIT_RIDGE)
+            self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))
         return drift
 
     def _linear(self, latents: Latents) -> list[tuple[str, th.Tensor]]:
         heads = zip(("action_net", "value_net"), latents, strict=True)
         return [(name, latent) for name, latent in heads if name in self.linear_heads]
 
-    def _move(self, name: str, gram: th.Tensor, missing: th.Tensor, ridge: float) -> None:
+    def _move(self, name: str, step: th.Tensor) -> None:
         """
-        Ridge regression of what a head should say more. The bias is penalised as the weights are: they carry the level, too,
-        and it does not spread to features never seen.
+        What a head should say more, by a ridge regression. The bias is penalised as the weights are: they carry the level,
+        too, and it does not spread to features never seen.
         """
-        step = solve_ridge(gram, missing, ridge)
         if not all_finite(step):
             reason = parameter_problem(self.policy) or (
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "

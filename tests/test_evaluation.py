@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.evaluation import Cut, Memory, Steps, make_steps, with_level
+from sb3_forward.evaluation import Cut, Memory, Steps, make_steps, solve_ridge, with_level
 from sb3_forward.heads import Heads
 from tests.envs import ALGORITHMS, RandomEnv, small_model
 
@@ -131,7 +131,6 @@ def test_steps_of_one_episode() -> None:
 def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
     monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 5)
     kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
     env = gym.wrappers.TimeLimit(Counting(), 8)
     model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
@@ -142,6 +141,7 @@ def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.Monkey
 def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the ridge regression over the rows of both, by their temporal differences of today, the older fading."""
     monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 120)
+    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
     model = small_model(ForwardPPO)
     heads, head = model.heads, model.policy.value_net
     rows = []
@@ -158,6 +158,17 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     gram += rows[0][1].T @ rows[0][1] / 3
     gram.diagonal().add_((1e-3 + 1 / 80) * gram.diagonal().mean())
     th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
+
+
+def test_rollouts_that_have_waited_have_a_step_each() -> None:
+    """Each is towards the returns with the values after the one before."""
+    features, weights, gram = th.rand(40, 6), th.randn(7, 1), th.eye(7) * 40
+    memory, inputs = Memory({}), with_level(features)
+    memory.add(inputs, random_steps(features))
+    one_by_one = weights
+    for _ in range(3):
+        one_by_one = one_by_one + solve_ridge(gram.clone(), memory.missing(one_by_one), 0.1)  # type: ignore[arg-type]
+    th.testing.assert_close(weights + memory.steps(gram.clone(), weights, 0.1, 3), one_by_one)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
