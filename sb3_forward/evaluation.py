@@ -40,8 +40,12 @@ def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
     :param ridge: the penalty
     :return: (D, k)
     """
+    return th.linalg.solve(_ridged(gram, ridge), moments)
+
+
+def _ridged(gram: th.Tensor, ridge: float) -> th.Tensor:
     gram.diagonal().add_(ridge * gram.diagonal().mean())
-    return th.linalg.solve(gram, moments)
+    return gram
 
 
 def with_level(features: th.Tensor) -> th.Tensor:
@@ -144,14 +148,14 @@ class Memory:
         """Of their features with their level, (D, D)."""
         return self.state.get("held_gram", 0.0)
 
-    def missing(self, weights: th.Tensor) -> th.Tensor | float:
+    def missing(self, weights: th.Tensor) -> th.Tensor:
         """
         :param weights: (D, 1) of the value head, the last is its bias
         :return: (D, 1) features of the recent steps times what the values are short of their returns by, summed: the same as
             traces times temporal differences
         """
         if not self.rows:
-            return 0.0
+            return th.zeros_like(weights)
         flow = self.state["flow"]
         return th.addmm(flow[:, -1:], flow[:, :-1], weights, alpha=-1)
 
@@ -165,10 +169,10 @@ class Memory:
         :param number: how many, >= 1; some rows are remembered
         :return: (D, 1) their sum
         """
-        solved = solve_ridge(gram, self.state["flow"], ridge)
+        factors = th.linalg.lu_factor(_ridged(gram, ridge))
         moved = weights
         for _ in range(number):
-            moved = th.addmm(moved + solved[:, -1:], solved[:, :-1], moved, alpha=-1)
+            moved = moved + th.linalg.lu_solve(*factors, self.missing(moved))
         return moved - weights
 
     @property

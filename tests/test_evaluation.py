@@ -167,7 +167,7 @@ def test_rollouts_that_have_waited_have_a_step_each() -> None:
     memory.add(inputs, random_steps(features))
     one_by_one = weights
     for _ in range(3):
-        one_by_one = one_by_one + solve_ridge(gram.clone(), memory.missing(one_by_one), 0.1)  # type: ignore[arg-type]
+        one_by_one = one_by_one + solve_ridge(gram.clone(), memory.missing(one_by_one), 0.1)
     th.testing.assert_close(weights + memory.steps(gram.clone(), weights, 0.1, 3), one_by_one)
 
 
@@ -197,7 +197,7 @@ def test_memory_fades_and_ends() -> None:
         memory.add(inputs, steps)
     assert memory.rows == pytest.approx(256, rel=1e-3)
     assert memory.gram[0, 0].item() == pytest.approx(memory.rows)  # type: ignore[index]
-    assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3  # type: ignore[union-attr]
+    assert memory.missing(th.tensor([[1.0], [0.0]])).abs().max() < 1e-3
     memory.fade(256)
     assert (memory.rows, memory.held_rows) == (0, pytest.approx(20 * 128))
     memory.release()
