@@ -71,7 +71,7 @@ class LocalLearningCallback(BaseCallback):
             self._log()
 
     def _keep_sample(self) -> None:
-        """Before the update, which flattens the buffer in place and draws from the global generator for it."""
+        """Before the update: that of SB3's classes flattens the buffer in place and draws from the global generator."""
         assert isinstance(self.model, OnPolicyAlgorithm)
         buffer = self.model.rollout_buffer
         total = buffer.buffer_size * buffer.n_envs

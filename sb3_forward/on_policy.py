@@ -379,7 +379,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         if not self.rollout_buffer.generator_ready:
             values = RolloutBuffer.swap_and_flatten(values)
-        return self.rollout_buffer.to_torch(values.astype(np.float32))
+        return self.rollout_buffer.to_torch(values.astype(np.float32, copy=False))
 
     def _rollout_rows(self) -> int:
         return self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
