@@ -15,6 +15,8 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Diag
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_forward.policies import SparingCategorical
+
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -51,7 +53,7 @@ def applies(policy: ActorCriticPolicy) -> bool:
         return False
     if type(policy.action_dist) is DiagGaussianDistribution:
         return policy.log_std.requires_grad
-    return type(policy.action_dist) is CategoricalDistribution
+    return _is_categorical(policy)
 
 
 def forward(
@@ -69,7 +71,7 @@ def forward(
     outputs = th.addmm(head.bias, latent_pi, head.weight.T)
     if scale is not None:
         outputs.mul_(scale)
-    terms = _categorical if type(policy.action_dist) is CategoricalDistribution else _gaussian
+    terms = _categorical if _is_categorical(policy) else _gaussian
     log_prob, entropy, pull = terms(policy, outputs, actions)
 
     def backward(slopes: Slopes) -> None:
@@ -94,9 +96,13 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     :return: (N, k)
     """
     outputs, weights = policy.action_net(latent_pi), advantages[:, None]
-    if type(policy.action_dist) is CategoricalDistribution:
+    if _is_categorical(policy):
         return (outputs - weights * outputs.softmax(dim=1)).scatter_add_(1, actions[:, None], weights)
     return (outputs + weights * (actions - outputs)) * th.exp(-policy.log_std)
+
+
+def _is_categorical(policy: ActorCriticPolicy) -> bool:
+    return type(policy.action_dist) in (CategoricalDistribution, SparingCategorical)
 
 
 Terms = tuple[th.Tensor, th.Tensor, Callable[[Slopes], th.Tensor]]

@@ -8,10 +8,30 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch as th
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from torch.distributions import Categorical
+
+
+class SparingCategorical(CategoricalDistribution):
+    """
+    SB3's, with the same actions and probabilities. While no gradient is asked for, as in a rollout, all it checks is whether
+    the logits are finite. PyTorch's checks, of logits and of actions just drawn, are a good part of what a step costs.
+    """
+
+    def proba_distribution(self, action_logits: th.Tensor) -> "SparingCategorical":
+        """
+        :param action_logits: (B, ``action_dim``)
+        :return: itself
+        :raises ValueError: if a logit is NaN
+        """
+        spare = not th.is_grad_enabled() and math.isfinite(action_logits.sum().item())
+        self.distribution = Categorical(logits=action_logits, validate_args=not spare)
+        return self
 
 
 class ForwardPolicy(ActorCriticPolicy):
@@ -42,6 +62,9 @@ class ForwardPolicy(ActorCriticPolicy):
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        # Looked up by exact type: a distribution of the user's own stays
+        if type(self.action_dist) is CategoricalDistribution:
+            self.action_dist = SparingCategorical(self.action_dist.action_dim)
         super()._build(lr_schedule)
         for stack in self._stacks() if self.bias_init > 0 else ():
             biases = [layer.bias for layer in stack.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]

@@ -12,9 +12,10 @@ import pytest
 import stable_baselines3
 
 from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
+from sb3_forward.policies import SparingCategorical
 
 SB3 = f"Stable-Baselines3 {stable_baselines3.__version__}"
-CLASSES = (ForwardA2C, ForwardPPO, ForwardPolicy, ForwardCnnPolicy, ForwardMultiInputPolicy)
+CLASSES = (ForwardA2C, ForwardPPO, ForwardPolicy, ForwardCnnPolicy, ForwardMultiInputPolicy, SparingCategorical)
 # Names of classes, the one thing that ours default to otherwise
 OWN_DEFAULTS = ("tb_log_name", "mlp_class_name")
 
@@ -64,6 +65,7 @@ WRITTEN_AFTER: dict[str, tuple[str, tuple[str, ...]]] = {
     "common.policies:ActorCriticPolicy.extract_features": ("sb3_forward/network.py, latents", ("9b345985",)),
     "common.policies:ActorCriticPolicy._build": ("sb3_forward/policies.py, _build", ("7853be70",)),
     "common.policies:ActorCriticPolicy._get_action_dist_from_latent": ("sb3_forward/closed_form.py", ("fb12c98d",)),
+    "common.distributions:CategoricalDistribution.proba_distribution": ("sb3_forward/policies.py", ("e8952bd4",)),
     "common.distributions:DiagGaussianDistribution.log_prob": ("sb3_forward/closed_form.py, _gaussian", ("ade83609",)),
     "common.torch_layers:NatureCNN.forward": ("sb3_forward/network.py, _layers", ("8e2d4afb",)),
     "common.torch_layers:FlattenExtractor.forward": ("sb3_forward/network.py, _layers", ("5c4d62b4",)),

@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
-from sb3_forward.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_forward.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SparingCategorical
 from tests.envs import ACTIONS, OBSERVATIONS, VECTOR, RandomEnv
 
 PAIRS: dict[str, tuple[type[ForwardPolicy], type[ActorCriticPolicy]]] = {
@@ -75,6 +75,38 @@ def test_random_biases_give_features_an_even_part() -> None:
 
     assert even_part(make(ForwardPolicy, "MlpPolicy", bias_init=0)) < 1e-5
     assert even_part(make(ForwardPolicy, "MlpPolicy")) > 0.1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_discrete_actions_are_those_of_sb3(deterministic: bool, grad: bool) -> None:
+    ours, theirs = (
+        policy_class(VECTOR, ACTIONS["Discrete"], lambda _: 1e-3, ortho_init=False) for policy_class in PAIRS["MlpPolicy"]
+    )
+    theirs.load_state_dict(ours.state_dict())
+    assert type(ours.action_dist) is SparingCategorical
+    observations, said = th.rand(64, 4), []
+    for policy in (ours, theirs):
+        th.manual_seed(0)
+        with th.set_grad_enabled(grad):
+            actions, values, log_prob = policy(observations, deterministic)
+            distribution: Any = policy.get_distribution(observations)
+            said.append((actions, values, log_prob, distribution.entropy(), distribution.distribution.probs))
+    for own, expected in zip(*said, strict=True):
+        assert th.equal(own, expected)
+        assert own.requires_grad == expected.requires_grad
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_logits_that_are_no_number_raise_as_in_sb3(grad: bool) -> None:
+    policy: Any = ForwardPolicy(VECTOR, ACTIONS["Discrete"], lambda _: 1e-3)
+    with th.set_grad_enabled(grad):
+        policy.action_net.bias.data[1] = -th.inf
+        actions, _, _ = policy(th.rand(64, 4))
+        assert 1 not in actions
+        policy.action_net.bias.data[1] = th.nan
+        with pytest.raises(ValueError, match="logits"):
+            policy(th.rand(64, 4))
 
 
 @pytest.mark.parametrize("algorithm", [ForwardA2C, ForwardPPO])
