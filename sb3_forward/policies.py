@@ -29,8 +29,11 @@ class SparingCategorical(CategoricalDistribution):
         :return: itself
         :raises ValueError: if a logit is NaN
         """
-        spare = not th.is_grad_enabled() and math.isfinite(action_logits.sum().item())
-        self.distribution = Categorical(logits=action_logits, validate_args=not spare)
+        # A tracer would record the look at the logits as a number
+        traced = th.jit.is_tracing() or th.compiler.is_compiling()
+        if traced or th.is_grad_enabled() or not math.isfinite(action_logits.sum().item()):
+            return super().proba_distribution(action_logits)
+        self.distribution = Categorical(logits=action_logits, validate_args=False)
         return self
 
 

@@ -109,6 +109,29 @@ def test_logits_that_are_no_number_raise_as_in_sb3(grad: bool) -> None:
             policy(th.rand(64, 4))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_policy_can_be_traced_compiled_and_exported(grad: bool) -> None:
+    class Greedy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = ForwardPolicy(VECTOR, ACTIONS["Discrete"], lambda _: 1e-3)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            actions, _, _ = self.policy(observations, deterministic=True)
+            return actions
+
+    greedy, observations = Greedy().eval(), th.rand(5, 4)
+    with th.set_grad_enabled(grad):
+        ways = [
+            th.jit.trace(greedy, observations),
+            th.compile(greedy, backend="eager", fullgraph=True),
+            th.export.export(greedy, (observations,)).module(),
+        ]
+        for way in ways:
+            assert th.equal(way(observations), greedy(observations))
+
+
 @pytest.mark.parametrize("algorithm", [ForwardA2C, ForwardPPO])
 def test_aliases(algorithm: Any) -> None:
     assert algorithm.policy_aliases == {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
