@@ -98,7 +98,9 @@ def test_discrete_actions_are_those_of_sb3(deterministic: bool, grad: bool) -> N
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_logits_that_are_no_number_raise_as_in_sb3(grad: bool) -> None:
+def test_logits_that_are_no_number_raise_as_in_sb3(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch's default, which its compiler turns off for the whole process
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
     policy: Any = ForwardPolicy(VECTOR, ACTIONS["Discrete"], lambda _: 1e-3)
     with th.set_grad_enabled(grad):
         policy.action_net.bias.data[1] = -th.inf
