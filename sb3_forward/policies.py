@@ -16,6 +16,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.distributions import Categorical
 
+from sb3_forward.finite import all_finite
+
 
 class SparingCategorical(CategoricalDistribution):
     """
@@ -31,7 +33,7 @@ class SparingCategorical(CategoricalDistribution):
         """
         # A tracer would record the look at the logits as a number
         traced = th.jit.is_tracing() or th.compiler.is_compiling()
-        if traced or th.is_grad_enabled() or not math.isfinite(action_logits.sum().item()):
+        if traced or th.is_grad_enabled() or not all_finite(action_logits):
             return super().proba_distribution(action_logits)
         self.distribution = Categorical(logits=action_logits, validate_args=False)
         return self
