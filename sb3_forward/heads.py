@@ -5,7 +5,7 @@ They alone see the policy-gradient loss. The features under them are constant, s
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -151,12 +151,14 @@ class Heads:
             memory.hold(own, len(inputs))
 
     @th.no_grad()
-    def say(self, latents: Latents) -> list[th.Tensor]:
+    def say(self, *parts: Latents) -> list[th.Tensor]:
         """
-        :param latents: features of actor (N, d_pi) and critic (N, d_vf)
+        :param parts: features of actor (N_i, d_pi) and critic (N_i, d_vf), of N rows in all
         :return: outputs of the heads that are linear, (N, k) each
         """
-        return [getattr(self.policy, name)(latent) for name, latent in self._linear(latents)]
+        # Parts are joined for one head after the other: a copy of what both read would be most of what an update holds
+        read = dict(zip(("action_net", "value_net"), zip(*parts, strict=True), strict=True))
+        return [getattr(self.policy, name)(_joined(read[name])) for name in self.linear_heads]
 
     @th.no_grad()
     def hold(self, said: list[th.Tensor], features: Iterable[Latents], refit: bool = True) -> float | None:
@@ -372,6 +374,10 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
 
 def _is_linear(head: nn.Module) -> bool:
     return type(head) is nn.Linear and head.bias is not None and all(p.requires_grad for p in head.parameters())
+
+
+def _joined(parts: Sequence[th.Tensor]) -> th.Tensor:
+    return parts[0] if len(parts) == 1 else th.cat(list(parts))
 
 
 def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:

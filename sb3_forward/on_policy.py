@@ -270,16 +270,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
         # The policy goes on from here: the rollout counts as much as all that was before
         others = others[th.randperm(len(others))[:ANCHORS]]
-        # One part needs no copy
-        latent_pi, latent_vf = rows.latents[0] if len(rows.latents) == 1 else map(th.cat, zip(*rows.latents, strict=True))
-        said = [output[th.cat([taken, others])] for output in self.heads.say((latent_pi, latent_vf))]
+        said = [output[th.cat([taken, others])] for output in self.heads.say(*rows.latents)]
         if known is not None:
             said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
         assert self.heads.anchors is not None
         actor, critic = self.heads.anchors
         if self.heads.memory.rows:
-            then = latent_vf[taken] if known is None else th.cat([known[1][kept], latent_vf[taken]])
-            self.heads.memory.carry(then, critic)
+            then = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
+            self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)
         after = chain(
             zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
             (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),

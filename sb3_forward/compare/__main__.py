@@ -128,7 +128,8 @@ def sweep(args: argparse.Namespace, results: Results) -> int:
     """
     plan = planned(args)
     missing = results.missing(plan)
-    print(f"{len(plan)} runs of {plan[0].timesteps} steps, {len(plan) - len(missing)} of them done before")
+    steps = sum(run.timesteps for run in plan)
+    print(f"{len(plan)} runs of {steps} steps in all, {len(plan) - len(missing)} of them done before")
     if not missing:
         results.add_command(args.command)
         return 0
