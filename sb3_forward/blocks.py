@@ -79,7 +79,7 @@ class Block:
         :param kwargs: further arguments of the optimizer, copied
         """
         if self.parameters:
-            self.optimizer = build_optimizer(optimizer_class, self.parameters, lr, kwargs)
+            self.optimizer = build_optimizer(optimizer_class, [self.parameters], lr, kwargs)
 
     def local_step(
         self,
@@ -163,22 +163,22 @@ def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tup
 
 
 def build_optimizer(
-    optimizer_class: type[th.optim.Optimizer], parameters: list[nn.Parameter], lr: float, kwargs: dict[str, Any]
+    optimizer_class: type[th.optim.Optimizer], groups: list[list[nn.Parameter]], lr: float, kwargs: dict[str, Any]
 ) -> th.optim.Optimizer:
     """
     An optimizer; Adam and AdamW in their fused form on the CPU, which takes a third of the time where parameters are small.
 
     :param optimizer_class: class of the optimizer
-    :param parameters: what it moves
+    :param groups: what it moves, in groups that may have learning rates of their own
     :param lr: learning rate, >= 0
     :param kwargs: further arguments of the optimizer, copied; one that chooses an implementation is kept to
     :return: the optimizer
     """
     kwargs = dict(kwargs)
     chosen = {"fused", "foreach", "capturable", "differentiable"} & kwargs.keys()
-    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen and parameters[0].device.type == "cpu":
+    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen and groups[0][0].device.type == "cpu":
         kwargs["fused"] = True
-    return optimizer_class(parameters, lr=lr, **kwargs)  # type: ignore[call-arg]
+    return optimizer_class([{"params": group} for group in groups], lr=lr, **kwargs)  # type: ignore[call-arg]
 
 
 def detached(activations: Activations) -> Activations:

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
+from sb3_forward.blocks import build_optimizer
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import FIT_ROWS, Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
@@ -61,17 +62,18 @@ class Heads:
     The heads of a policy and their optimizer.
 
     :param policy: the actor-critic policy
-    :param parameters: the parameters of its heads
-    :param optimizer: the optimizer over exactly these
+    :param parameters: the parameters of its heads, ``log_std`` among them
     """
 
-    def __init__(self, policy: ActorCriticPolicy, parameters: Iterable[nn.Parameter], optimizer: th.optim.Optimizer) -> None:
+    optimizer: th.optim.Optimizer  #: over all parameters; see :meth:`build_optimizer`
+
+    def __init__(self, policy: ActorCriticPolicy, parameters: Iterable[nn.Parameter]) -> None:
         self.policy = policy
         self.parameters = list(parameters)
+        self.spread: nn.Parameter | None = getattr(policy, "log_std", None)
         critic = set(policy.value_net.parameters())
         # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
-        self.optimizer = optimizer
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
         self.linear_heads = [name for name in ("action_net", "value_net") if _is_linear(getattr(policy, name))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
@@ -79,6 +81,23 @@ class Heads:
         self.memory = Memory({})
         self.forget()
         self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
+
+    def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
+        """
+        :param optimizer_class: class of the optimizer
+        :param lr: learning rate of all until :meth:`set_learning_rate`, >= 0
+        :param kwargs: further arguments of the optimizer, copied
+        """
+        groups = [[p for p in self.parameters if p is not self.spread], [p for p in self.parameters if p is self.spread]]
+        self.optimizer = build_optimizer(optimizer_class, [group for group in groups if group], lr, kwargs)
+
+    def set_learning_rate(self, learning_rate: float, scale: float) -> None:
+        """
+        :param learning_rate: of the spread of Gaussian actions, >= 0
+        :param scale: that of all else is so many times as large: maps of constant features take larger steps
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate if group["params"][0] is self.spread else scale * learning_rate
 
     def forget(self) -> None:
         """No anchors."""

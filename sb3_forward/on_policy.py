@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import (
 )
 
 from sb3_forward.anchors import ANCHORS, Anchors, pick
-from sb3_forward.blocks import Activations, Block, build_optimizer
+from sb3_forward.blocks import Activations, Block
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.evaluation import MEMORY_ROWS, Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
@@ -54,7 +54,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line
         from x to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
-        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
+        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay. The
+        spread of Gaussian actions (``log_std``) is no such map and has ``learning_rate`` itself (our choice)
     :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
     :param local_batch_size: rows that are matched to each other, >= 3
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
@@ -142,17 +143,15 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.network = HiddenNetwork(policy)
         for block in self.network.blocks:
             block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
-        optimizer = build_optimizer(
-            policy.optimizer_class, self.network.head_parameters, self._head_learning_rate(), policy.optimizer_kwargs
-        )
-        self.heads = Heads(policy, self.network.head_parameters, optimizer)
+        self.heads = Heads(policy, self.network.head_parameters)
+        self.heads.build_optimizer(policy.optimizer_class, self._learning_rate(), policy.optimizer_kwargs)
         self._recorder = LatentRecorder(policy)
         self.pending = Pending([])
         self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
 
-    def _head_learning_rate(self) -> float:
+    def _learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
-        return self.head_learning_rate_scale * max(self.lr_schedule(self._current_progress_remaining), 0.0)
+        return max(self.lr_schedule(self._current_progress_remaining), 0.0)
 
     def _local_learning_rate(self) -> float:
         return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
@@ -162,7 +161,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if not self.network.is_current(self.policy):
             self._find_blocks()
         self._update_learning_rate(self.policy.optimizer)
-        update_learning_rate(self.heads.optimizer, self._head_learning_rate())
+        self.heads.set_learning_rate(self._learning_rate(), self.head_learning_rate_scale)
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
@@ -202,7 +201,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
-        if self.vf_coef * self._head_learning_rate() > 0:
+        if self.vf_coef * self._learning_rate() > 0:
             steps = None if latents is None else self._steps(rollout)
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
