@@ -25,7 +25,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
 
     :param args: positional arguments of SB3's ``A2C``
     :param local_learning_rate: learning rate of the hidden blocks
-    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
+    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``; the spread of Gaussian
+        actions, ``log_std``, has ``learning_rate`` itself
     :param kwargs: keyword arguments of SB3's ``A2C``, and those of
         :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
     """
@@ -40,6 +41,11 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         super().__init__(
             *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
         )
+
+    def _spread_learning_rate(self) -> float:
+        # It is no map of features, and nothing keeps a step of A2C from narrowing the policy, as the clipped ratio of PPO does
+        # (our choice)
+        return self._learning_rate()
 
     def _head_phase(self, rollout: CachedRollout) -> None:
         if self.normalize_advantage:

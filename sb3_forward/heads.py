@@ -85,19 +85,19 @@ class Heads:
     def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
         """
         :param optimizer_class: class of the optimizer
-        :param lr: learning rate of all until :meth:`set_learning_rate`, >= 0
+        :param lr: learning rate of all until :meth:`set_learning_rates`, >= 0
         :param kwargs: further arguments of the optimizer, copied
         """
         groups = [[p for p in self.parameters if p is not self.spread], [p for p in self.parameters if p is self.spread]]
         self.optimizer = build_optimizer(optimizer_class, [group for group in groups if group], lr, kwargs)
 
-    def set_learning_rate(self, learning_rate: float, scale: float) -> None:
+    def set_learning_rates(self, maps: float, spread: float) -> None:
         """
-        :param learning_rate: of the spread of Gaussian actions, >= 0
-        :param scale: that of all else is so many times as large: maps of constant features take larger steps
+        :param maps: learning rate of all but ``log_std``, >= 0
+        :param spread: that of ``log_std``, the spread of Gaussian actions, >= 0
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate if group["params"][0] is self.spread else scale * learning_rate
+            group["lr"] = spread if group["params"][0] is self.spread else maps
 
     def forget(self) -> None:
         """No anchors."""

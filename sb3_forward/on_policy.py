@@ -54,8 +54,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line
         from x to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
-        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay. The
-        spread of Gaussian actions (``log_std``) is no such map and has ``learning_rate`` itself (our choice)
+        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
     :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
     :param local_batch_size: rows that are matched to each other, >= 3
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
@@ -144,7 +143,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         for block in self.network.blocks:
             block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
         self.heads = Heads(policy, self.network.head_parameters)
-        self.heads.build_optimizer(policy.optimizer_class, self._learning_rate(), policy.optimizer_kwargs)
+        self.heads.build_optimizer(policy.optimizer_class, self._head_learning_rate(), policy.optimizer_kwargs)
         self._recorder = LatentRecorder(policy)
         self.pending = Pending([])
         self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
@@ -152,6 +151,13 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
         return max(self.lr_schedule(self._current_progress_remaining), 0.0)
+
+    def _head_learning_rate(self) -> float:
+        return self.head_learning_rate_scale * self._learning_rate()
+
+    def _spread_learning_rate(self) -> float:
+        """That of the spread of Gaussian actions, ``log_std``."""
+        return self._head_learning_rate()
 
     def _local_learning_rate(self) -> float:
         return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
@@ -161,7 +167,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if not self.network.is_current(self.policy):
             self._find_blocks()
         self._update_learning_rate(self.policy.optimizer)
-        self.heads.set_learning_rate(self._learning_rate(), self.head_learning_rate_scale)
+        self.heads.set_learning_rates(self._head_learning_rate(), self._spread_learning_rate())
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
@@ -201,7 +207,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
-        if self.vf_coef * self._learning_rate() > 0:
+        if self.vf_coef * self._head_learning_rate() > 0:
             steps = None if latents is None else self._steps(rollout)
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:

@@ -149,17 +149,21 @@ def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
         assert (up[name] - down[name]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_sde": True}])
-def test_spread_of_actions_learns_at_the_learning_rate_of_sb3(settings: dict[str, Any]) -> None:
-    """The scale is for maps of the features: with it, policies would narrow before they have found out."""
+@pytest.mark.parametrize(("algorithm", "rate"), [(ForwardPPO, 8e-3), (ForwardA2C, 1e-3)])
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_spread_of_actions_has_a_learning_rate_of_its_own(algorithm: Any, rate: float, use_sde: bool) -> None:
+    """A2C, whose steps nothing bounds, does not scale it: its policies would narrow before they have found out."""
+    settings: dict[str, Any] = (
+        {"n_epochs": 1, "batch_size": 16} if algorithm is ForwardPPO else {"n_steps": 16, "use_rms_prop": False}
+    )
     model = small_model(
-        ForwardPPO, actions="Box", learning_rate=1e-3, head_learning_rate_scale=8.0, n_epochs=1, batch_size=16, **settings
+        algorithm, actions="Box", learning_rate=1e-3, head_learning_rate_scale=8.0, use_sde=use_sde, **settings
     )
     before = model.policy.log_std.detach().clone()
     model.learn(16)
     # The first step of Adam is as long as the learning rate
-    assert (model.policy.log_std - before).abs().max().item() == pytest.approx(1e-3, rel=0.01)
-    assert [group["lr"] for group in model.heads.optimizer.param_groups] == pytest.approx([8e-3, 1e-3])
+    assert (model.policy.log_std - before).abs().max().item() == pytest.approx(rate, rel=0.01)
+    assert [group["lr"] for group in model.heads.optimizer.param_groups] == pytest.approx([8e-3, rate])
 
 
 def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
