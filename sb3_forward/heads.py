@@ -5,7 +5,7 @@ They alone see the policy-gradient loss. The features under them are constant, s
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
 
+# The heads that map features: of the actor, and of the critic
+MAPS = ("action_net", "value_net")
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
 
@@ -75,7 +77,7 @@ class Heads:
         # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
-        self.linear_heads = [name for name in ("action_net", "value_net") if _is_linear(getattr(policy, name))]
+        self.linear_heads = [name for name in MAPS if _is_linear(getattr(policy, name))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
         self.memory = Memory({})
@@ -176,7 +178,7 @@ class Heads:
         :return: outputs of the heads that are linear, (N, k) each
         """
         # Parts are joined for one head after the other: a copy of what both read would be most of what an update holds
-        read = dict(zip(("action_net", "value_net"), zip(*parts, strict=True), strict=True))
+        read = dict(zip(MAPS, zip(*parts, strict=True), strict=True))
         return [getattr(self.policy, name)(_joined(read[name])) for name in self.linear_heads]
 
     @th.no_grad()
@@ -211,7 +213,7 @@ class Heads:
         return drift
 
     def _linear(self, latents: Latents) -> list[tuple[str, th.Tensor]]:
-        heads = zip(("action_net", "value_net"), latents, strict=True)
+        heads = zip(MAPS, latents, strict=True)
         return [(name, latent) for name, latent in heads if name in self.linear_heads]
 
     def _move(self, name: str, step: th.Tensor) -> None:
@@ -395,8 +397,8 @@ def _is_linear(head: nn.Module) -> bool:
     return type(head) is nn.Linear and head.bias is not None and all(p.requires_grad for p in head.parameters())
 
 
-def _joined(parts: Sequence[th.Tensor]) -> th.Tensor:
-    return parts[0] if len(parts) == 1 else th.cat(list(parts))
+def _joined(parts: tuple[th.Tensor, ...]) -> th.Tensor:
+    return parts[0] if len(parts) == 1 else th.cat(parts)
 
 
 def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:
