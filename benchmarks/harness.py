@@ -12,7 +12,7 @@ import stable_baselines3
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_forward.commands import write_whole
+from sb3_forward.commands import folder, write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -115,6 +115,23 @@ def save_figure(figure: Figure, path: Path) -> None:
     :param path: where its PNG goes
     """
     write_whole(path, lambda file: figure.savefig(file.buffer, dpi=120, format="png"))
+
+
+def parse_on_device(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """
+    :param parser: of a benchmark that runs on a CPU or a GPU
+    :param arguments: the command line
+    :return: its values, with ``device`` and ``output``, where the results go; those of a GPU by themselves
+    """
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    where = "default: benchmarks/results; with --device cuda benchmarks/results/cuda"
+    parser.add_argument("--output", type=folder, metavar="DIR", help=where)
+    args = parser.parse_args(arguments)
+    if args.device == "cuda" and not th.cuda.is_available():
+        parser.error("there is no CUDA device: use --device cpu")
+    if args.output is None:
+        args.output = RESULTS / "cuda" if args.device == "cuda" else RESULTS
+    return args
 
 
 def whole_number(text: str) -> int:

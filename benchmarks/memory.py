@@ -35,18 +35,17 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import (
-    RESULTS,
     Row,
     machine,
     machines,
     markdown_table,
+    parse_on_device,
     replace_rows,
     save_figure,
     whole_number,
     write_text,
 )
 from sb3_forward import ForwardPPO
-from sb3_forward.commands import folder
 from sb3_forward.pending import WAITING_ROWS
 
 EXAMPLES = """\
@@ -259,13 +258,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--depths", type=whole_number, nargs="+", default=depths, help="hidden layers (default: 2 to 128)")
     parser.add_argument("--width", type=whole_number, default=256, help="units per layer (default: %(default)s)")
     parser.add_argument("--batch-size", type=whole_number, default=256, help="of PPO (default: %(default)s)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
-    args = parser.parse_args(arguments)
+    args = parse_on_device(parser, arguments)
     if not STATUS.exists():
         parser.error("the resident memory is read from /proc, which this system does not have: use Linux")
-    if args.device == "cuda" and not th.cuda.is_available():
-        parser.error("there is no CUDA device: use --device cpu")
     return args
 
 

@@ -38,9 +38,10 @@ def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
     :param gram: (D, D) of the features, overwritten
     :param moments: (D, k) features times targets, summed
     :param ridge: the penalty
-    :return: (D, k)
+    :return: (D, k); not finite if there are none
     """
-    return th.linalg.solve(_ridged(gram, ridge), moments)
+    # Without a check, for which a GPU would be waited for: the caller looks at the weights
+    return th.linalg.solve_ex(_ridged(gram, ridge), moments).result
 
 
 def _ridged(gram: th.Tensor, ridge: float) -> th.Tensor:
@@ -169,10 +170,10 @@ class Memory:
         :param number: how many, >= 1; some rows are remembered
         :return: (D, 1) their sum
         """
-        factors = th.linalg.lu_factor(_ridged(gram, ridge))
+        factors, pivots, _ = th.linalg.lu_factor_ex(_ridged(gram, ridge))
         moved = weights
         for _ in range(number):
-            moved = moved + th.linalg.lu_solve(*factors, self.missing(moved))
+            moved = moved + th.linalg.lu_solve(factors, pivots, self.missing(moved))
         return moved - weights
 
     @property

@@ -8,6 +8,7 @@ constant; then, once enough rows are there, the hidden layers, each on its own l
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from copy import copy
 from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule, TensorDict
 from stable_baselines3.common.utils import (
     FloatSchedule,
     LinearSchedule,
@@ -161,6 +162,21 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _local_learning_rate(self) -> float:
         return max(self.local_lr_schedule(self._current_progress_remaining), 0.0)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        SB3's ``set_parameters``; all that is taken over goes to the device of the model, also where there is a better one.
+
+        :param load_path_or_dict: a zip file, or what ``get_parameters`` returned
+        :param exact_match: whether every parameter must be there
+        :param device: of no effect
+        """
+        if not isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, self.device)
+        else:
+            super().set_parameters(_moved(load_path_or_dict, self.device), exact_match, self.device)
 
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date."""
@@ -462,6 +478,19 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
             "leave the hidden layers as they are."
         )
     return schedule
+
+
+def _moved(value: Any, device: th.device) -> Any:
+    """Dictionaries, lists and tuples with their tensors on the device."""
+    if isinstance(value, th.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        moved = copy(value)  # a state_dict has attributes beside its items
+        moved.update((key, _moved(item, device)) for key, item in value.items())
+        return moved
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, device) for item in value)
+    return value
 
 
 def _is_cut(info: dict[str, Any]) -> bool:

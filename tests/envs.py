@@ -4,6 +4,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 
@@ -11,6 +12,9 @@ from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 
 ALGORITHMS: tuple[type[ForwardOnPolicyAlgorithm], ...] = (ForwardA2C, ForwardPPO)
+
+needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+DEVICES = ("cpu", pytest.param("cuda", marks=needs_gpu))
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)

@@ -12,7 +12,7 @@ from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.finite import all_finite
 from sb3_forward.heads import CachedRollout
-from tests.envs import ALGORITHMS, small_model
+from tests.envs import ALGORITHMS, DEVICES, small_model
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -57,8 +57,9 @@ def test_unknown_parameter() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("guidance_coef", [0.0, 0.5])
-def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float) -> None:
-    model = small_model(algorithm, guidance_coef=guidance_coef)
+@pytest.mark.parametrize("device", DEVICES)
+def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float, device: str) -> None:
+    model = small_model(algorithm, guidance_coef=guidance_coef, device=device)
     model.learn(16)
     model.network.critic.blocks[1].parameters[0].data[0, 0] = np.nan
     before = {name: value.clone() for name, value in model.policy.state_dict().items() if not name.startswith("mlp_extractor")}

@@ -146,7 +146,7 @@ def test_save_load(tmp_path: Path, name: str, share_features_extractor: bool) ->
     policy = make(PAIRS[name][0], name, bias_init=0.3, share_features_extractor=share_features_extractor)
     path = str(tmp_path / "policy.pt")
     policy.save(path)
-    loaded: Any = type(policy).load(path)
+    loaded: Any = type(policy).load(path, device="cpu")
     assert loaded.bias_init == 0.3
     assert loaded.share_features_extractor == share_features_extractor
     assert list(loaded.state_dict()) == list(policy.state_dict())

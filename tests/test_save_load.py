@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, small_kwargs, small_model
+from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, needs_gpu, small_kwargs, small_model
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -118,6 +118,31 @@ def test_parameters_pass_to_sb3_and_back(
         )
         # ... and training goes on
         destination.learn(16)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_parameters_go_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> None:
+    """SB3 would read them onto the best device that there is."""
+    source = small_model(algorithm).learn(32)
+    source.save(tmp_path / "source")
+    monkeypatch.setattr(th.cuda, "is_available", lambda: True)
+    destination = small_model(algorithm)
+    destination.set_parameters(tmp_path / "source.zip")
+    assert_equal(destination.get_parameters(), source.get_parameters())
+
+
+@needs_gpu
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_parameters_pass_between_devices(algorithm: Any, devices: tuple[str, str]) -> None:
+    source, destination = (small_model(algorithm, device=device) for device in devices)
+    destination.set_parameters(source.learn(48).get_parameters())
+    observation = RandomEnv().observation_space.sample()
+    np.testing.assert_allclose(
+        destination.predict(observation, deterministic=True)[0], source.predict(observation, deterministic=True)[0], 1e-3, 1e-5
+    )
+    # ... and training goes on
+    destination.learn(48)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

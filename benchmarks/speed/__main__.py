@@ -6,11 +6,11 @@ from fnmatch import fnmatchcase
 
 import torch as th
 
-from benchmarks.harness import RESULTS, machine, read_rows, replace_rows, save_figure, whole_number, write_text
+from benchmarks.harness import machine, parse_on_device, read_rows, replace_rows, save_figure, whole_number, write_text
 from benchmarks.speed.cases import RUN_CASES, UPDATE_CASES, RunCase, UpdateCase
 from benchmarks.speed.report import plot, ratio, report
 from benchmarks.speed.stopwatch import STAGES, time_runs, time_updates
-from sb3_forward.commands import UserError, folder
+from sb3_forward.commands import UserError
 
 DESCRIPTION = """\
 How long an update, the collection of a rollout and a whole run take, beside SB3's stock class.
@@ -31,7 +31,8 @@ EXAMPLES = """\
 examples:
   python -m benchmarks.speed
   python -m benchmarks.speed --cases ppo-2x64-b64 a2c-2x64-8x5 --repeats 15
-  python -m benchmarks.speed --cases "ppo-cnn-*" "learn-*" --repeats 3 --timesteps 5e4"""
+  python -m benchmarks.speed --cases "ppo-cnn-*" "learn-*" --repeats 3 --timesteps 5e4
+  python -m benchmarks.speed --device cuda"""
 
 
 def choose(patterns: list[str]) -> list[UpdateCase | RunCase]:
@@ -62,8 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=["*"], metavar="NAME", help=f"with wildcards (default: all): {names}")
     parser.add_argument("--repeats", type=whole_number, default=7, help="of each class (default: %(default)s)")
     parser.add_argument("--timesteps", type=whole_number, default=100_000, help="of the learn-* cases (default: %(default)s)")
-    parser.add_argument("--output", type=folder, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
-    return parser.parse_args(arguments)
+    return parse_on_device(parser, arguments)
 
 
 def main(arguments: list[str]) -> int:
@@ -83,10 +83,10 @@ def main(arguments: list[str]) -> int:
     table = args.output / "speed.csv"
     for case in cases:
         if isinstance(case, UpdateCase):
-            rows = list(time_updates(case, args.repeats))
+            rows = list(time_updates(case, args.repeats, args.device))
         else:
-            rows = list(time_runs(case, args.repeats, args.timesteps))
-        replace_rows(table, [{**row, "machine": machine()} for row in rows], lambda row: row["case"])
+            rows = list(time_runs(case, args.repeats, args.timesteps, args.device))
+        replace_rows(table, [{**row, "machine": machine(args.device)} for row in rows], lambda row: row["case"])
         print(f"{case.name}: " + ", ".join(f"{stage} {ratio(rows, stage)}" for stage in STAGES), flush=True)
     rows = read_rows(table)
     write_text(args.output / "speed.md", report(rows))

@@ -60,13 +60,14 @@ class UpdateCase(NamedTuple):
         settings = [f"{key} {value}" for key, value in self.settings.items()]
         return ", ".join([f"{self.algo.upper()} {network}", rollout, *settings])
 
-    def make(self, side: str) -> OnPolicyAlgorithm:
+    def make(self, side: str, device: str) -> OnPolicyAlgorithm:
         """
         :param side: ``"stock"`` or ``"forward"``
+        :param device: PyTorch device
         :return: a new model
         """
         network = NETWORKS[self.network]
-        kwargs: dict[str, Any] = {**self.settings, "n_steps": self.n_steps, "seed": 0, "device": "cpu"}
+        kwargs: dict[str, Any] = {**self.settings, "n_steps": self.n_steps, "seed": 0, "device": device}
         if network.net_arch is not None:
             kwargs["policy_kwargs"] = {"net_arch": network.net_arch}
         return CLASSES[self.algo][side](network.policy, make_vec_env(network.env, n_envs=self.n_envs, seed=0), **kwargs)

@@ -9,6 +9,7 @@ from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.harness import Row
@@ -55,18 +56,21 @@ class Stopwatch:
             try:
                 return method(*args, **kwargs)
             finally:
+                if self.model.device.type == "cuda":
+                    th.cuda.synchronize(self.model.device)  # what is queued belongs to it
                 self.seconds[stage] += time.perf_counter() - start
 
         return timed
 
 
-def time_updates(case: UpdateCase, repeats: int) -> Iterator[Row]:
+def time_updates(case: UpdateCase, repeats: int, device: str) -> Iterator[Row]:
     """
     :param case: the case
     :param repeats: how many of each class
+    :param device: PyTorch device
     :return: one row per class and repeat
     """
-    watches = {side: Stopwatch(case.make(side)) for side in SIDES}
+    watches = {side: Stopwatch(case.make(side, device)) for side in SIDES}
     # Ours has a local phase in as many rollouts as make these rows
     rows = -(-WAITING_ROWS // case.rows) * case.rows
     for watch in watches.values():
@@ -78,15 +82,16 @@ def time_updates(case: UpdateCase, repeats: int) -> Iterator[Row]:
             yield {"case": case.name, "class": side, "repeat": repeat, **times}
 
 
-def time_runs(case: RunCase, repeats: int, timesteps: int) -> Iterator[Row]:
+def time_runs(case: RunCase, repeats: int, timesteps: int, device: str) -> Iterator[Row]:
     """
     :param case: the case
     :param repeats: runs of each class, with the seeds 0, 1, ...
     :param timesteps: length of a run
+    :param device: PyTorch device
     :return: one row per class and repeat
     """
     variants = {name: VARIANTS[name] for name in ("bp", "forward")}
-    question = Question([case.env], case.algo, [0], variants, {}, timesteps, False, None, None, [], "cpu")
+    question = Question([case.env], case.algo, [0], variants, {}, timesteps, False, None, None, [], device)
     runs = dict(zip(SIDES, make_plan(question)[0], strict=True))
     for repeat in range(repeats):
         for side in _by_turns(repeat):
