@@ -173,10 +173,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         :param exact_match: whether every parameter must be there
         :param device: of no effect
         """
-        if not isinstance(load_path_or_dict, dict):
-            super().set_parameters(load_path_or_dict, exact_match, self.device)
-        else:
-            super().set_parameters(_moved(load_path_or_dict, self.device), exact_match, self.device)
+        super().set_parameters(_moved(load_path_or_dict, self.device), exact_match, self.device)
 
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date."""
@@ -481,7 +478,7 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
 
 
 def _moved(value: Any, device: th.device) -> Any:
-    """Dictionaries, lists and tuples with their tensors on the device."""
+    """Dictionaries, lists and tuples with their tensors on the device; all else as it is."""
     if isinstance(value, th.Tensor):
         return value.to(device)
     if isinstance(value, dict):
