@@ -40,7 +40,7 @@ def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
     :param ridge: the penalty
     :return: (D, k); not finite if there are none
     """
-    # Without a check, for which a GPU would be waited for: the caller looks at the weights
+    # Without a check, for which a GPU would be waited for: no head moves to what is not finite
     return th.linalg.solve_ex(_ridged(gram, ridge), moments).result
 
 
