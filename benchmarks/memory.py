@@ -46,7 +46,6 @@ from benchmarks.harness import (
     write_text,
 )
 from sb3_forward import ForwardPPO
-from sb3_forward.pending import WAITING_ROWS
 
 EXAMPLES = """\
 examples:
@@ -89,7 +88,7 @@ def ready_model(setting: Setting) -> OnPolicyAlgorithm:
         seed=0,
         device=setting.device,
     )
-    model.learn(2 * WAITING_ROWS - 2048)
+    model.learn(2 * 4096 - 2048)  # the default of `local_interval` is 4096
     train = model.train
     model.train = lambda: None  # type: ignore[method-assign]
     model.learn(2048, reset_num_timesteps=False)

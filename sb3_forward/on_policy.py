@@ -56,6 +56,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         from x to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
+    :param local_interval: rows (transitions) from one local phase to the next, >= 1: rollouts wait until they have so many
+        together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
     :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
     :param local_batch_size: rows that are matched to each other, >= 3
     :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
@@ -81,6 +83,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         *args: Any,
         local_learning_rate: float | str | Schedule,
         head_learning_rate_scale: float,
+        local_interval: int = 4096,
         local_epochs: int = 1,
         local_batch_size: int = 64,
         local_loss: str = "strain",
@@ -92,6 +95,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.local_learning_rate = local_learning_rate
+        self.local_interval = local_interval
         self.local_epochs = local_epochs
         self.local_batch_size = local_batch_size
         self.local_loss = local_loss
@@ -124,6 +128,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
                 "`local_batch_size` must be a whole number of at least 3, as a local loss compares the distances of pairs of "
                 f"rows, and two rows have only one, got {self.local_batch_size!r}."
             )
+        if not isinstance(self.local_interval, Integral) or self.local_interval < 1:
+            raise ValueError(
+                f"`local_interval` must be a whole number of at least 1 (after every rollout), got {self.local_interval!r}."
+            )
         if not isinstance(self.local_epochs, Integral) or self.local_epochs < 1:
             raise ValueError(
                 f"`local_epochs` must be a whole number of at least 1, got {self.local_epochs!r}: use "
@@ -146,7 +154,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.heads = Heads(policy, self.network.head_parameters)
         self.heads.build_optimizer(policy.optimizer_class, self._head_learning_rate(), policy.optimizer_kwargs)
         self._recorder = LatentRecorder(policy)
-        self.pending = Pending([])
+        self.pending = Pending([], self.local_interval)
         self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
 
     def _learning_rate(self) -> float:
@@ -187,7 +195,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         group = self.policy.optimizer.param_groups[0]
         self.anchors = Anchors(group.setdefault("anchors", {}))
         if self.pending.state is not (waiting := group.setdefault("pending", [])):
-            self.pending = Pending(waiting)
+            self.pending = Pending(waiting, self.local_interval)
         self.heads.memory = Memory(group.setdefault("values", {}))
         if self._versions != self._hidden_versions():
             self._remember_anchors()

@@ -14,9 +14,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_forward.anchors import fitting, join, pick
 from sb3_forward.latents import Latents
 
-# Hidden layers stay for so many rows, or as many as may be kept (our choice)
-WAITING_ROWS = 4096
-
 
 class Rows(NamedTuple):
     """What a local phase needs of N rows."""
@@ -32,10 +29,12 @@ class Pending:
     The rows that wait.
 
     :param state: the rows, part by part as they came, none at first; kept by the caller, who saves and loads them
+    :param interval: they are handed out once they are so many, or as many as may be kept
     """
 
-    def __init__(self, state: list[dict[str, Any]]) -> None:
+    def __init__(self, state: list[dict[str, Any]], interval: int) -> None:
         self.state = state
+        self.interval = interval
         self.rows = sum(part["rows"] for part in state)  #: how many rows wait
 
     def add(self, rows: Rows) -> Rows | None:
@@ -46,7 +45,7 @@ class Pending:
         if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
             self._clear()  # from before guidance was switched on or off
         first = pick(self.state[0]["observations"], slice(1)) if self.state else rows.observations(th.zeros(1, dtype=th.long))
-        enough = min(WAITING_ROWS, fitting(first))
+        enough = min(self.interval, fitting(first))
         if not self.state and rows.number >= enough:
             return rows
         own = rows.observations(th.arange(rows.number))

@@ -1,11 +1,10 @@
 """
-One thread, as small networks want it; hidden layers that move after a few rows, so that tests are short; and how many examples
-the property tests try: the same few in every run of the suite, and as many as you like by hand.
+One thread, as small networks want it; and how many examples the property tests try: the same few in every run of the suite, and
+as many as you like by hand.
 
     python -m pytest tests/test_properties.py --hypothesis-profile=long
 """
 
-import pytest
 import torch as th
 from hypothesis import settings
 
@@ -13,8 +12,3 @@ th.set_num_threads(1)
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=15)
 settings.register_profile("long", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("suite")
-
-
-@pytest.fixture(autouse=True)
-def _short_rollouts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)

@@ -59,8 +59,8 @@ class RandomEnv(gym.Env):
 
 
 def small_kwargs(algorithm: type[ForwardOnPolicyAlgorithm]) -> dict[str, Any]:
-    """Hyperparameters that make a run of a few dozen steps."""
-    kwargs: dict[str, Any] = {"n_steps": 16, "seed": 0, "device": "cpu", "local_batch_size": 8}
+    """Hyperparameters that make a run of a few dozen steps, in which hidden layers move after every rollout."""
+    kwargs: dict[str, Any] = {"n_steps": 16, "seed": 0, "device": "cpu", "local_batch_size": 8, "local_interval": 1}
     if issubclass(algorithm, ForwardPPO):
         kwargs.update(batch_size=8, n_epochs=2)
     return kwargs

@@ -16,7 +16,6 @@ from benchmarks.harness import Row
 from benchmarks.speed.cases import SIDES, RunCase, UpdateCase
 from sb3_forward.compare.plan import VARIANTS, Question, make_plan
 from sb3_forward.compare.trial import set_up
-from sb3_forward.pending import WAITING_ROWS
 
 STAGES = ("train", "collect", "learn")
 
@@ -72,7 +71,8 @@ def time_updates(case: UpdateCase, repeats: int, device: str) -> Iterator[Row]:
     """
     watches = {side: Stopwatch(case.make(side, device)) for side in SIDES}
     # Ours has a local phase in as many rollouts as make these rows
-    rows = -(-WAITING_ROWS // case.rows) * case.rows
+    interval = watches["forward"].model.local_interval
+    rows = -(-interval // case.rows) * case.rows
     for watch in watches.values():
         # What is made on first use: the state of the optimizers, and for ours a full set of anchors
         watch.learn(rows)
