@@ -14,7 +14,7 @@ help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # Installs again only when what to install has changed
-$(INSTALLED): pyproject.toml sb3_forward_zoo.pth
+$(INSTALLED): pyproject.toml sb3_forward_zoo.pth _sb3_forward_zoo.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[tests,ray]"

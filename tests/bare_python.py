@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOOK = ROOT / "sb3_forward_zoo.pth"
+HOOK_MODULE = ROOT / "_sb3_forward_zoo.py"
 
 # Without site (-S) no .pth file is read, so the packages' folders are handed over one by one. The first entry that -c makes is
 # the current folder, which may be this repository

@@ -7,7 +7,7 @@ import pytest
 
 import sb3_forward
 from sb3_forward.zoo.registration import ALGO_NAMES
-from tests.bare_python import HOOK, ROOT, bare_python
+from tests.bare_python import HOOK, HOOK_MODULE, ROOT, bare_python
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_contents(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        assert archive.read("sb3_forward_zoo.pth") == HOOK.read_bytes()
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sb3_forward").rglob("*.py")}
+        for file in (HOOK, HOOK_MODULE):
+            assert archive.read(file.name) == file.read_bytes()
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sb3_forward").rglob("*.py*") if path.suffix != ".pyc"}
     hyperparams = {f"sb3_forward/hyperparams/{algo}.yml" for algo in ALGO_NAMES}
     payload = {name for name in names if ".dist-info/" not in name}
-    assert payload == sources | hyperparams | {"sb3_forward/py.typed", "sb3_forward_zoo.pth"}
+    assert payload == sources | hyperparams | {"sb3_forward/py.typed", HOOK.name, HOOK_MODULE.name}
+    assert "sb3_forward/__init__.pyi" in sources
 
 
 def test_installed_wheel_trains_through_the_zoo(wheel: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bare_python import HOOK, ROOT, bare_python
+from tests.bare_python import HOOK, HOOK_MODULE, ROOT, bare_python
 
 LIST_ALGOS = "from rl_zoo3 import ALGOS; print(*ALGOS)"
 ONE_LINE = "sb3-forward: forward_a2c and forward_ppo are not available in the RL Zoo ("
@@ -26,6 +26,7 @@ def install(site: Path) -> None:
     shutil.copytree(ROOT / "sb3_forward", site / "sb3_forward", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "hyperparams", site / "sb3_forward" / "hyperparams")
     shutil.copy(HOOK, site)
+    shutil.copy(HOOK_MODULE, site)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +117,8 @@ def test_the_copy_that_python_finds_first_wins(isolated: bool, environment: Path
     assert registration == package / "zoo"
 
 
-def test_package_in_use_is_not_forgotten(environment: Path, tmp_path: Path) -> None:
-    """The hook runs a second time in a process that has imported the package."""
+def test_a_second_start_leaves_the_package_in_use(environment: Path, tmp_path: Path) -> None:
+    """As `site.addsitedir` makes one, in a process that has imported the package."""
     code = (
         "import site, sys, sb3_forward.blocks as blocks\nsite.addsitedir(sys.argv[1])\n"
         "import sb3_forward.blocks as again\nprint(again is blocks)"
@@ -147,16 +148,16 @@ def with_files(folder: Path, files: dict[str, str], code: str = LIST_ALGOS) -> s
     return bare_python(WITH_FILES + code, str(folder))
 
 
-@pytest.mark.parametrize("broken", ["sb3_forward/__init__.py", "sb3_forward/_startup.py"])
-def test_our_start_is_broken(broken: str, tmp_path: Path) -> None:
+def test_the_hook_itself_is_broken(tmp_path: Path) -> None:
     install(tmp_path)
-    finished = with_files(tmp_path, {**FAKE_ZOO, broken: "this is no Python"})
+    finished = with_files(tmp_path, {**FAKE_ZOO, HOOK_MODULE.name: "this is no Python"})
     assert (finished.stdout, finished.stderr) == ("ppo\n", "")
 
 
 @pytest.mark.parametrize(
     ("broken", "content", "reason"),
     [
+        ("sb3_forward/__init__.py", "this is no Python", "SyntaxError: invalid syntax (__init__.py, line 1)"),
         ("sb3_forward/a2c.py", "this is no Python", "SyntaxError: invalid syntax (a2c.py, line 1)"),
         ("sb3_forward/a2c.py", "raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line"),
         ("sb3_forward/zoo/registration.py", "", "ImportError: cannot import name 'register'"),

@@ -9,20 +9,21 @@ from typing import Any
 
 import wrapt
 
-from sb3_forward._report import say_why
-
 ALGO_NAMES = ("forward_a2c", "forward_ppo")
 
 ZooHook = Callable[[ModuleType], None]
+Complaint = Callable[[Exception], None]
 
 _registered = False
 
 
-def register() -> None:
+def register(say_why: Complaint | None = None) -> None:
     """
     Make ``forward_a2c`` and ``forward_ppo`` known to the RL Zoo, in the modules that are imported already at once and in the
     others as soon as they are imported. A second call does nothing.
 
+    :param say_why: called with whatever fails when a module of the Zoo is imported, which then goes on without ours; without
+        it the error comes up through that import
     :raises FileNotFoundError: if our hyperparameters are missing
     """
     global _registered
@@ -32,10 +33,10 @@ def register() -> None:
         if not default_config(algo).is_file():
             raise FileNotFoundError(f"{default_config(algo)} is missing: install sb3-forward again, and not into a zip file")
     _registered = True
-    wrapt.register_post_import_hook(_or_say_why(_add_algorithms), "rl_zoo3.utils")
-    wrapt.register_post_import_hook(_or_say_why(_add_search_spaces), "rl_zoo3.hyperparams_opt")
-    wrapt.register_post_import_hook(_or_say_why(_add_default_config), "rl_zoo3.exp_manager")
-    wrapt.register_post_import_hook(_or_say_why(_mend_push_to_hub), "huggingface_sb3.push_to_hub")
+    wrapt.register_post_import_hook(_guarded(_add_algorithms, say_why), "rl_zoo3.utils")
+    wrapt.register_post_import_hook(_guarded(_add_search_spaces, say_why), "rl_zoo3.hyperparams_opt")
+    wrapt.register_post_import_hook(_guarded(_add_default_config, say_why), "rl_zoo3.exp_manager")
+    wrapt.register_post_import_hook(_guarded(_mend_push_to_hub, say_why), "huggingface_sb3.push_to_hub")
 
 
 def default_config(algo: str) -> Path:
@@ -48,14 +49,16 @@ def default_config(algo: str) -> Path:
     return (folder if folder.is_dir() else package.parent / "hyperparams") / f"{algo}.yml"
 
 
-def _or_say_why(hook: ZooHook) -> ZooHook:
-    """An exception in a post-import hook would make the import of the Zoo itself fail."""
+def _guarded(hook: ZooHook, say_why: Complaint | None) -> ZooHook:
+    """An exception in a post-import hook makes the import of the Zoo fail, which nobody wants who has not asked for us."""
 
     @wraps(hook)
     def guarded(module: ModuleType) -> None:
         try:
             hook(module)
         except Exception as error:
+            if say_why is None:
+                raise
             say_why(error)
 
     return guarded

@@ -4,6 +4,9 @@ Waits for the first import of the RL Zoo, and then registers the forward algorit
 ``sb3_forward_zoo.pth`` runs :func:`install` at the start of every Python process of the environment, because the Zoo has no
 plugin mechanism of its own. So nothing here may import anything (even ``typing`` costs milliseconds), print or raise, until
 somebody imports ``rl_zoo3``. ``SB3_FORWARD_ZOO_HOOK=0`` in the environment switches the hook off.
+
+This file lies beside the package and not in it. The path is not complete at start-up: the folder that the program starts in
+comes first later, and a copy of the package there, as in a checkout, must win over the installed one.
 """
 
 import sys
@@ -50,20 +53,8 @@ def install() -> None:
     """Start waiting, or register at once in a process that already has the Zoo. A second call does nothing."""
     if "rl_zoo3" in sys.modules:
         register_or_say_why()
-    elif not any(type(finder).__name__ == ZooWatcher.__name__ for finder in sys.meta_path):
+    elif not any(isinstance(finder, ZooWatcher) for finder in sys.meta_path):
         sys.meta_path.insert(0, ZooWatcher())
-    forget()
-
-
-def forget() -> None:
-    """
-    Leave no trace in ``sys.modules``. At start-up the path is not complete: the folder that the program starts in is missing,
-    which comes first later. A copy of this package there, as in a checkout, must win over the installed one.
-    """
-    ours = [name for name in sys.modules if name.partition(".")[0] == "sb3_forward"]
-    if set(ours) <= {"sb3_forward", __name__}:
-        for name in ours:
-            del sys.modules[name]
 
 
 def register_or_say_why() -> None:
@@ -71,8 +62,16 @@ def register_or_say_why() -> None:
     try:
         from sb3_forward.zoo.registration import register
 
-        register()
+        register(say_why)
     except Exception as error:
-        from sb3_forward._report import say_why
-
         say_why(error)
+
+
+def say_why(error: Exception) -> None:
+    """
+    Say on stderr, in one line, why the RL Zoo goes without the forward algorithms.
+
+    :param error: what keeps them out
+    """
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    print(f"sb3-forward: forward_a2c and forward_ppo are not available in the RL Zoo ({reason})", file=sys.stderr)
