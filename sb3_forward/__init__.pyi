@@ -1,0 +1,8 @@
+from sb3_forward.a2c import ForwardA2C as ForwardA2C
+from sb3_forward.callbacks import LocalLearningCallback as LocalLearningCallback
+from sb3_forward.policies import ForwardCnnPolicy as ForwardCnnPolicy
+from sb3_forward.policies import ForwardMultiInputPolicy as ForwardMultiInputPolicy
+from sb3_forward.policies import ForwardPolicy as ForwardPolicy
+from sb3_forward.ppo import ForwardPPO as ForwardPPO
+
+__version__: str
