@@ -31,8 +31,18 @@ def main(timesteps: int = 8_192) -> float:
     :param timesteps: environment steps
     :return: mean score of three games
     """
-    settings = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "clip_range": 0.1, "ent_coef": 0.01}
-    model = ForwardPPO("CnnPolicy", breakout(8, seed=0), learning_rate=2.5e-4, seed=0, verbose=1, **settings)
+    model = ForwardPPO(
+        "CnnPolicy",
+        breakout(8, seed=0),
+        learning_rate=2.5e-4,
+        n_steps=128,
+        batch_size=256,
+        n_epochs=4,
+        clip_range=0.1,
+        ent_coef=0.01,
+        verbose=1,
+        seed=0,
+    )
     model.learn(timesteps)
     mean, deviation = evaluate_policy(model, breakout(1, seed=100), n_eval_episodes=3, deterministic=False)
     print(f"mean score of three games: {mean:.1f} +- {deviation:.1f}")

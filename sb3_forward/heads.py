@@ -182,14 +182,13 @@ class Heads:
         return [getattr(self.policy, name)(_joined(read[name])) for name in self.linear_heads]
 
     @th.no_grad()
-    def hold(self, said: list[th.Tensor], features: Iterable[Latents], refit: bool = True) -> float | None:
+    def hold(self, said: list[th.Tensor], features: Iterable[Latents]) -> float | None:
         """
         Fit the linear heads by ridge regression to what they said before their features moved (our choice), so that the hidden
         layers' steps change neither policy nor values more than they must.
 
         :param said: what :meth:`say` was, of N rows
         :param features: of the same rows as they are now, in batches
-        :param refit: False to leave the heads as they are
         :return: how much of what the action head said would change without: norm of the change over that of the variation;
             None if that head is not linear
         :raises ValueError: if a fit is not finite; that head has not moved then
@@ -208,7 +207,7 @@ class Heads:
         if "action_net" in sums:
             variation = (said[0] - said[0].mean(dim=0)).norm().clamp_min(th.finfo(said[0].dtype).tiny)
             drift = (sums["action_net"][2].sqrt() / variation).item()
-        for name, (gram, missing, _) in sums.items() if refit else ():
+        for name, (gram, missing, _) in sums.items():
             self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))
         return drift
 

@@ -10,13 +10,13 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from copy import copy
 from itertools import chain
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule, TensorDict
 from stable_baselines3.common.utils import (
@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import (
     obs_as_tensor,
     update_learning_rate,
 )
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forward.anchors import ANCHORS, Anchors, pick
 from sb3_forward.blocks import Activations, Block
@@ -39,6 +40,15 @@ from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.targets import Targets
+from sb3_forward.validation import (
+    ABOVE_ZERO,
+    FINITE,
+    check_bool,
+    check_choice,
+    check_number,
+    check_whole_number,
+    refusal,
+)
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
@@ -51,25 +61,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     """
     Base of the forward-trained algorithms: put in front of A2C or PPO, it replaces their ``train()``.
 
+    Its own parameters are explained at :class:`~sb3_forward.ppo.ForwardPPO`, and have their defaults at the algorithms.
+
     :param args: positional arguments of the SB3 algorithm
-    :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line
-        from x to zero
-    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
-        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
-    :param local_interval: rows (transitions) from one local phase to the next, >= 1: rollouts wait until they have so many
-        together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
-    :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
-    :param local_batch_size: rows that are matched to each other, >= 3
-    :param local_loss: ``"stress"`` (metric MDS) or ``"strain"`` (classical scaling, one minus CKA)
-    :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
-    :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
-    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
-        SB3's own ``train()`` on the very same network
-    :param refit_heads: after the local phase, fit the heads to what they said before it, on this rollout and on a sample of
-        the observations before, so that the policy does not drift
-    :param whiten_heads: let the heads' optimizer work in whitened coordinates of the features
     :param kwargs: keyword arguments of the SB3 algorithm
-    :raises ValueError: if one of the above is out of its range, or a parameter of the policy is in no block and no head
+    :raises TypeError: if one of its own parameters is of another type
+    :raises ValueError: if one of them is out of its range, or a parameter of the policy is in no block and no head
     """
 
     policy_aliases: dict[str, type[BasePolicy]] = {  # type: ignore[misc]  # noqa: RUF012
@@ -83,18 +80,18 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         *args: Any,
         local_learning_rate: float | str | Schedule,
         head_learning_rate_scale: float,
-        local_interval: int = 4096,
-        local_epochs: int = 1,
-        local_batch_size: int = 64,
-        local_loss: str = "strain",
-        disparity: str = "gaussian",
-        guidance_coef: float = 0.5,
-        hidden_training: str = "local",
-        refit_heads: bool = True,
-        whiten_heads: bool = True,
+        local_interval: int,
+        local_epochs: int,
+        local_batch_size: int,
+        local_loss: str,
+        disparity: str,
+        guidance_coef: float,
+        hidden_training: str,
+        whiten_heads: bool,
         **kwargs: Any,
     ) -> None:
         self.local_learning_rate = local_learning_rate
+        self.head_learning_rate_scale = head_learning_rate_scale
         self.local_interval = local_interval
         self.local_epochs = local_epochs
         self.local_batch_size = local_batch_size
@@ -102,8 +99,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.disparity = disparity
         self.guidance_coef = guidance_coef
         self.hidden_training = hidden_training
-        self.head_learning_rate_scale = head_learning_rate_scale
-        self.refit_heads = refit_heads
         self.whiten_heads = whiten_heads
         super().__init__(*args, **kwargs)
 
@@ -116,27 +111,33 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self._find_blocks()
 
     def _check_parameters(self) -> None:
-        _check_choice("local_loss", self.local_loss, LOCAL_LOSSES)
-        _check_choice("disparity", self.disparity, DISPARITIES)
-        _check_choice("hidden_training", self.hidden_training, HIDDEN_TRAINING)
-        if not 0 <= self.guidance_coef <= 1:
-            raise ValueError(f"`guidance_coef` must be in [0, 1] (0 is unguided), got {self.guidance_coef}.")
-        if not 0 < self.head_learning_rate_scale < math.inf:
-            raise ValueError(f"`head_learning_rate_scale` must be above 0 and finite, got {self.head_learning_rate_scale}.")
-        if not isinstance(self.local_batch_size, Integral) or self.local_batch_size < 3:
-            raise ValueError(
-                "`local_batch_size` must be a whole number of at least 3, as a local loss compares the distances of pairs of "
-                f"rows, and two rows have only one, got {self.local_batch_size!r}."
-            )
-        if not isinstance(self.local_interval, Integral) or self.local_interval < 1:
-            raise ValueError(
-                f"`local_interval` must be a whole number of at least 1 (after every rollout), got {self.local_interval!r}."
-            )
-        if not isinstance(self.local_epochs, Integral) or self.local_epochs < 1:
-            raise ValueError(
-                f"`local_epochs` must be a whole number of at least 1, got {self.local_epochs!r}: use "
-                "hidden_training='frozen' to leave the hidden layers as they are."
-            )
+        self.head_learning_rate_scale = check_number(
+            "head_learning_rate_scale", self.head_learning_rate_scale, "a finite number above 0", ABOVE_ZERO
+        )
+        self.local_interval = check_whole_number(
+            "local_interval", self.local_interval, "a whole number of at least 1 (after every rollout)", 1
+        )
+        self.local_epochs = check_whole_number(
+            "local_epochs",
+            self.local_epochs,
+            "a whole number of at least 1",
+            1,
+            "use hidden_training='frozen' to leave the hidden layers as they are",
+        )
+        self.local_batch_size = check_whole_number(
+            "local_batch_size",
+            self.local_batch_size,
+            "a whole number of at least 3",
+            3,
+            "a local loss compares the distances of pairs of rows, and two rows have only one",
+        )
+        self.local_loss = check_choice("local_loss", self.local_loss, LOCAL_LOSSES)
+        self.disparity = check_choice("disparity", self.disparity, DISPARITIES)
+        self.guidance_coef = check_number(
+            "guidance_coef", self.guidance_coef, "a number in [0, 1] (0 is unguided)", low=0, high=1
+        )
+        self.hidden_training = check_choice("hidden_training", self.hidden_training, HIDDEN_TRAINING)
+        self.whiten_heads = check_bool("whiten_heads", self.whiten_heads)
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = ForwardPolicy.__name__) -> None:
         super()._maybe_recommend_cpu(mlp_class_name)
@@ -200,18 +201,22 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self._versions != self._hidden_versions():
             self._remember_anchors()
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
         """
-        As SB3's; what the heads read meanwhile is kept for ``train()``.
+        Collect a rollout as SB3 does, and keep what the heads read meanwhile for ``train()``.
 
-        :param args: as SB3's
-        :param kwargs: as SB3's
-        :return: whether the rollout is complete
+        :param env: the training environments
+        :param callback: called at each step
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps per environment
+        :return: False if the callback has stopped the run
         """
         if self.hidden_training == "backprop":
-            return super().collect_rollouts(*args, **kwargs)
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         with self._recorder.recording():
-            return super().collect_rollouts(*args, **kwargs)
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """
@@ -308,7 +313,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
             (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),
         )
-        drift = self.heads.hold(said, after, self.refit_heads)
+        drift = self.heads.hold(said, after)
         if drift is not None:
             self.logger.record("train/drift", drift)
 
@@ -337,7 +342,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
-            for part in th.as_tensor(np.random.permutation(rows.number)[:LOCAL_ROWS]).split(self.local_batch_size):
+            for part in th.as_tensor(np.random.permutation(rows.number)[:LOCAL_ROWS]).split(
+                min(self.local_batch_size, LOCAL_ROWS)
+            ):
                 if len(part) > 2:  # a single pair matches any other
                     here = {role: signal[part.to(self.device)] for role, signal in guidance.items()}
                     self._local_minibatch(rows.observations(part), here, record)
@@ -463,8 +470,14 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
 
     :param learning_rate: a float, a schedule from remaining progress (1 to 0) to learning rate, or ``"lin_x"``
     :return: the schedule
-    :raises ValueError: if it is none of these, or does not start above zero, at a finite value
+    :raises TypeError: if it is none of these
+    :raises ValueError: if it does not start above zero, at a finite value
     """
+    name, wanted = (
+        "local_learning_rate",
+        "a finite number above 0, a schedule that starts at one, or 'lin_x' from such an x to 0",
+    )
+    advice = "use hidden_training='frozen' to leave the hidden layers as they are"
     schedule: Any = learning_rate
     if isinstance(learning_rate, str):
         # The Zoo parses such strings for SB3's own learning rate alone
@@ -473,15 +486,18 @@ def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
             start = float(number)
         except ValueError:
             start = math.nan
-        if prefix not in ("", "lin") or math.isnan(start):
-            raise ValueError(f"`local_learning_rate` must be a number, a schedule or 'lin_x', got {learning_rate!r}.")
-        schedule = LinearSchedule(start, 0.0, 1.0) if prefix else start
+        if prefix not in ("", "lin") or not ABOVE_ZERO <= start <= FINITE:
+            raise ValueError(refusal(name, learning_rate, wanted, advice))
+        return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if prefix else start)
+    if not callable(schedule):
+        return FloatSchedule(check_number(name, schedule, wanted, ABOVE_ZERO, advice=advice))
     schedule = FloatSchedule(schedule)
-    if not 0 < schedule(1.0) < math.inf:
-        raise ValueError(
-            f"`local_learning_rate` must start above 0 and be finite, got {learning_rate!r}: use hidden_training='frozen' to "
-            "leave the hidden layers as they are."
-        )
+    try:
+        start = schedule(1.0)
+    except Exception as error:
+        raise TypeError(refusal(name, learning_rate, wanted, f"called with 1.0, it raised {error!r}")) from error
+    if not ABOVE_ZERO <= start <= FINITE:
+        raise ValueError(refusal(name, learning_rate, wanted, f"it starts at {start}; {advice}"))
     return schedule
 
 
@@ -500,11 +516,6 @@ def _moved(value: Any, device: th.device) -> Any:
 
 def _is_cut(info: dict[str, Any]) -> bool:
     return info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False)
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def _unit_variance(signal: th.Tensor) -> th.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from sb3_forward.finite import all_finite
+from sb3_forward.validation import check_number
 
 
 class SparingCategorical(CategoricalDistribution):
@@ -54,14 +55,16 @@ class ForwardPolicy(ActorCriticPolicy):
     :param bias_init: half-width of the uniform distribution that the biases of one or two layers are drawn from, >= 0; 0 is
         SB3's initialisation (our choice: the paper's is not known to us)
     :param kwargs: keyword arguments of ``ActorCriticPolicy``
-    :raises ValueError: if ``bias_init`` is negative
+    :raises TypeError: if ``bias_init`` is no number
+    :raises ValueError: if ``bias_init`` is negative or not finite
     """
 
     bias_init: float
 
     def __init__(self, *args: Any, bias_init: float = 1.0, **kwargs: Any) -> None:
-        if not bias_init >= 0:
-            raise ValueError(f"`bias_init` must be at least 0, got {bias_init}: 0 starts the biases at zero as SB3 does.")
+        bias_init = check_number(
+            "bias_init", bias_init, "a finite number of at least 0", 0, advice="0 starts the biases at zero as SB3 does"
+        )
         # `_build`, called by the parent's constructor, reads it
         self.__dict__["bias_init"] = bias_init
         super().__init__(*args, **kwargs)

@@ -1,10 +1,12 @@
 """Proximal Policy Optimization (PPO) whose hidden layers learn forward."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch as th
 from stable_baselines3 import PPO
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Steps
@@ -24,22 +26,104 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
     >>> int(model.num_timesteps)
     64
 
-    :param args: positional arguments of SB3's ``PPO``
-    :param local_learning_rate: learning rate of the hidden blocks
-    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``
-    :param kwargs: keyword arguments of SB3's ``PPO``, and those of
-        :class:`~sb3_forward.on_policy.ForwardOnPolicyAlgorithm`
+    All parameters up to ``_init_setup_model`` are those of SB3's ``PPO``, where they are explained. Ours come after them, by
+    keyword:
+
+    :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line from x
+        to zero
+    :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
+        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
+    :param local_interval: rows (transitions) from one local phase to the next, >= 1: rollouts wait until they have so many
+        together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
+    :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
+    :param local_batch_size: rows that are matched to each other, >= 3
+    :param local_loss: ``"strain"`` (classical scaling, one minus CKA) or ``"stress"`` (metric MDS)
+    :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances
+    :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
+    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
+        SB3's own ``train()`` on the very same network
+    :param whiten_heads: let the action head's optimizer work in whitened coordinates of the features
+    :raises TypeError: if one of ours is of another type
+    :raises ValueError: if one of ours is out of its range, or a parameter of the policy is in no block and no head
     """
 
     def __init__(
         self,
-        *args: Any,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
         local_learning_rate: float | str | Schedule = 1e-3,
         head_learning_rate_scale: float = 3.0,
-        **kwargs: Any,
+        local_interval: int = 4096,
+        local_epochs: int = 1,
+        local_batch_size: int = 64,
+        local_loss: Literal["strain", "stress"] = "strain",
+        disparity: Literal["gaussian", "identity"] = "gaussian",
+        guidance_coef: float = 0.5,
+        hidden_training: Literal["local", "frozen", "backprop"] = "local",
+        whiten_heads: bool = True,
     ) -> None:
         super().__init__(
-            *args, local_learning_rate=local_learning_rate, head_learning_rate_scale=head_learning_rate_scale, **kwargs
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            local_learning_rate=local_learning_rate,
+            head_learning_rate_scale=head_learning_rate_scale,
+            local_interval=local_interval,
+            local_epochs=local_epochs,
+            local_batch_size=local_batch_size,
+            local_loss=local_loss,
+            disparity=disparity,
+            guidance_coef=guidance_coef,
+            hidden_training=hidden_training,
+            whiten_heads=whiten_heads,
         )
 
     def _head_phase(self, rollout: CachedRollout) -> None:

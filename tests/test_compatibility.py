@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import stable_baselines3
+from stable_baselines3 import A2C, PPO
 
 from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 from sb3_forward.policies import SparingCategorical
 
 SB3 = f"Stable-Baselines3 {stable_baselines3.__version__}"
 CLASSES = (ForwardA2C, ForwardPPO, ForwardPolicy, ForwardCnnPolicy, ForwardMultiInputPolicy, SparingCategorical)
+# What is in front of several constructors of SB3 hands their arguments on as they come
+HANDS_ON = (ForwardOnPolicyAlgorithm, ForwardPolicy)
 # Names of classes, the one thing that ours default to otherwise
 OWN_DEFAULTS = ("tb_log_name", "mlp_class_name")
 
@@ -33,7 +37,7 @@ def overrides() -> list[Any]:
 
 
 def parameters(method: Callable[..., Any]) -> dict[str, Any]:
-    """Name, kind and default of each parameter."""
+    """Kind and default of each parameter, by name in their order."""
     signature = inspect.signature(method).parameters
     return {key: (given.kind, key in OWN_DEFAULTS or given.default) for key, given in signature.items() if key != "self"}
 
@@ -42,11 +46,25 @@ def parameters(method: Callable[..., Any]) -> dict[str, Any]:
 def test_overrides_have_the_signature_of_sb3(ours: type, theirs: type, name: str) -> None:
     expected, given = parameters(vars(theirs)[name]), parameters(vars(ours)[name])
     where = f"{SB3}: {theirs.__name__}.{name}{inspect.signature(vars(theirs)[name])}, which {ours.__name__} overrides,"
-    if {"args", "kwargs"} <= given.keys():
-        # Handed on as they come; a new parameter of theirs may only not be called as one of ours
-        assert not expected.keys() & given.keys(), f"{where} has a parameter that we have, too: rename ours"
+    if name == "__init__":
+        own = {key for key, (kind, _) in given.items() if kind is inspect.Parameter.KEYWORD_ONLY}
+        assert not expected.keys() & own, f"{where} has a parameter that we have, too: rename ours"
+        given = {key: parameter for key, parameter in given.items() if key not in own}
+    if name != "__init__" or ours not in HANDS_ON:
+        # As lists, for their order
+        assert list(expected.items()) == list(given.items()), (
+            f"{where} has other parameters than ours: give {ours.__module__} the same"
+        )
     else:
-        assert expected == given, f"{where} has other parameters than ours: give {ours.__module__} the same"
+        assert given.keys() == {"args", "kwargs"}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(ForwardA2C, A2C), (ForwardPPO, PPO)])
+def test_parameters_of_sb3_have_its_types(ours: type, theirs: type) -> None:
+    expected, given = (inspect.signature(cls).parameters for cls in (theirs, ours))
+    assert {key: given[key].annotation for key in expected} == {
+        key: parameter.annotation for key, parameter in expected.items()
+    }
 
 
 def test_overrides_are_found() -> None:

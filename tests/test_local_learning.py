@@ -203,28 +203,32 @@ def test_logged_values(algorithm: Any) -> None:
 
 def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hidden layers' steps move the policy; the heads, refitted to what they said before, move it back."""
-    moved = []
-    hidden_phase = ForwardPPO._hidden_phase
+    said: list[th.Tensor] = []
+    hidden_phase, hold_heads = ForwardPPO._hidden_phase, ForwardPPO._hold_heads
 
-    def watch(self: Any, rows: Any) -> None:
+    def say(model: Any, rows: Any) -> None:
         with th.no_grad():
-            observations = self._observations(th.arange(rows.number))
-            before = self.policy.action_net(self.network.latents(observations)[0])
-            hidden_phase(self, rows)
-            after = self.policy.action_net(self.network.latents(observations)[0])
-        moved.append(((after - before).norm() / (before - before.mean(dim=0)).norm()).item())
+            said.append(model.policy.action_net(model.network.latents(rows.observations(th.arange(rows.number)))[0]))
 
-    monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch)
+    def watch_phase(self: Any, rows: Any) -> None:
+        say(self, rows)
+        hidden_phase(self, rows)
+        say(self, rows)
 
-    def drift(**kwargs: Any) -> tuple[float, float]:
-        # Features move fast, under heads that are not near zero
-        model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False}, **kwargs)
-        return model.learn(256).logger.name_to_value["train/drift"], moved[-1]
+    def watch_refit(self: Any, rows: Any, *others: Any) -> None:
+        say(self, rows)
+        hold_heads(self, rows, *others)
 
-    (logged, refitted), (logged_drifting, drifting) = drift(), drift(refit_heads=False)
+    monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch_phase)
+    monkeypatch.setattr(ForwardPPO, "_hold_heads", watch_refit)
+    # Features move fast, under heads that are not near zero
+    model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False})
+    logged = model.learn(256).logger.name_to_value["train/drift"]
+    before, between, after = said
+    variation = (before - before.mean(dim=0)).norm()
+    drifting, refitted = ((now - before).norm() / variation for now in (between, after))
     # What is logged is what would have happened
-    assert logged == pytest.approx(logged_drifting)
-    assert logged == pytest.approx(drifting, rel=1e-3)
+    assert logged == pytest.approx(drifting.item(), rel=1e-3)
     assert drifting > 0.1
     assert refitted < 0.3 * drifting
 
@@ -237,8 +241,7 @@ def test_heads_are_held_to_what_they_said() -> None:
     after = features @ moved + 1.0, 3.0 * features @ moved
     said = model.heads.say((features, features))
     parts = [tuple(part[rows] for part in after) for rows in (slice(0, 150), slice(150, 200))]
-    assert model.heads.hold(said, parts, refit=False) > 0.1
-    model.heads.hold(said, parts)
+    assert model.heads.hold(said, parts) > 0.1
     for head, latent, said in zip(heads, after, outputs, strict=True):
         assert (head(latent) - said).abs().max() < 0.1 * said.std()
 
@@ -348,8 +351,8 @@ def test_local_learning_rate_follows_its_schedule() -> None:
 
 
 def test_learning_rate_zero_moves_no_head() -> None:
-    """Gradients and updates are mapped into whitened coordinates and back; nothing else moves the heads."""
-    model = small_model(ForwardPPO, learning_rate=0.0, refit_heads=False)
+    """Gradients and updates are mapped into whitened coordinates and back; nothing moves the heads before the local phase."""
+    model = small_model(ForwardPPO, learning_rate=0.0, local_interval=17)
     heads = (model.policy.action_net, model.policy.value_net)
     before = [parameter.clone() for head in heads for parameter in head.parameters()]
     model.learn(16)

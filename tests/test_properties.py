@@ -86,7 +86,6 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "local_loss": draw(st.sampled_from(["stress", "strain"])),
         "disparity": draw(st.sampled_from(["identity", "gaussian"])),
         "guidance_coef": draw(st.sampled_from([0.0, 0.5, 1.0])),
-        "refit_heads": draw(st.booleans()),
         "whiten_heads": draw(st.booleans()),
         "normalize_advantage": draw(st.booleans()),
         "ent_coef": draw(st.sampled_from([0.0, 0.01])),

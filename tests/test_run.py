@@ -177,7 +177,7 @@ def test_cpu_is_recommended_for_mlp_policies() -> None:
 def test_learns_cartpole() -> None:
     """Enough to tell learning from not learning; how well it learns is measured in benchmarks, with many seeds."""
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0), gamma=0.98)
-    rollout = {"n_steps": 128, "batch_size": 1024, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.98}
+    rollout: dict[str, Any] = {"n_steps": 128, "batch_size": 1024, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.98}
     model = ForwardPPO("MlpPolicy", env, learning_rate=3.3e-3, seed=0, device="cpu", **rollout)
     env.training = False
     before, _ = evaluate_policy(model, env, n_eval_episodes=5, deterministic=False, warn=False)

@@ -34,7 +34,7 @@ ZOO_KEYS = {
     "vec_env_wrapper",
 }
 # What the Zoo gives to the constructor by itself
-TAKEN_KEYS = {"args", "kwargs", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model"}
+TAKEN_KEYS = {"env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model"}
 
 
 class Run(NamedTuple):
@@ -237,13 +237,4 @@ def constructor_parameters(zoo_algo: str) -> set[str]:
     from sb3_forward.zoo.registration import register
 
     register()
-    names: set[str] = set()
-    for cls in ALGOS[zoo_algo].__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(cls).parameters
-        names |= set(parameters)
-        # The next class up is reached through **kwargs alone
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return names - TAKEN_KEYS
+    return set(inspect.signature(ALGOS[zoo_algo]).parameters) - TAKEN_KEYS

@@ -1,0 +1,135 @@
+"""Checks of parameters. A wrong value is refused by the name of its parameter, with what it was and what to give instead."""
+
+import math
+import reprlib
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch as th
+
+#: The lower bound of what must be above zero
+ABOVE_ZERO = math.ulp(0.0)
+#: The upper bound of what must be finite: single precision ends at 3.4e38
+FINITE = 1e38
+
+
+def check_number(name: str, value: Any, wanted: str, low: float, high: float = FINITE, advice: str = "") -> float:
+    """
+    Check a number; those of NumPy and PyTorch are numbers, too, also as arrays and tensors of no dimension.
+
+    :param name: name of the parameter
+    :param value: what was given
+    :param wanted: what it must be, in words
+    :param low: the least value
+    :param high: the greatest value
+    :param advice: what else to do
+    :return: the number as Python's
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is out of its range
+    """
+    given = plain(value)
+    if not is_number(given):
+        raise TypeError(refusal(name, value, wanted, advice))
+    try:
+        number = float(given)
+    except OverflowError:
+        number = math.inf
+    if not low <= number <= high:
+        raise ValueError(refusal(name, value, wanted, advice))
+    return number
+
+
+def check_whole_number(name: str, value: Any, wanted: str, low: int, advice: str = "") -> int:
+    """
+    Check a whole number, as :func:`check_number` does. A float is none, even if it has no fraction.
+
+    :param name: name of the parameter
+    :param value: what was given
+    :param wanted: what it must be, in words
+    :param low: the least value
+    :param advice: what else to do
+    :return: the number as Python's
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is not whole, or too small
+    """
+    given = plain(value)
+    if not is_number(given):
+        raise TypeError(refusal(name, value, wanted, advice))
+    if not isinstance(given, Integral) or given < low:
+        raise ValueError(refusal(name, value, wanted, advice))
+    return int(given)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """
+    Check that a value is True or False, and nothing that Python would merely take for one of them.
+
+    :param name: name of the parameter
+    :param value: what was given
+    :return: the value as Python's
+    :raises TypeError: if it is neither
+    """
+    given = plain(value)
+    if not isinstance(given, bool):
+        raise TypeError(refusal(name, value, "True or False"))
+    return given
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """
+    Check that a value is one of a few words.
+
+    :param name: name of the parameter
+    :param value: what was given
+    :param choices: the words
+    :return: the word
+    :raises TypeError: if it is no text
+    :raises ValueError: if it is another word
+    """
+    wanted = f"one of {', '.join(map(repr, choices))}"
+    if not isinstance(value, str):
+        raise TypeError(refusal(name, value, wanted))
+    if value not in choices:
+        raise ValueError(refusal(name, value, wanted))
+    return str(value)
+
+
+def is_number(value: Any) -> bool:
+    """
+    Tell whether a value is a real number. Python counts True and False among them, but whoever gives one of these has mixed up
+    two parameters.
+
+    :param value: any value, :func:`plain`
+    :return: whether it is a number
+    """
+    return isinstance(value, Real) and not isinstance(value, bool | np.generic)
+
+
+def plain(value: Any) -> Any:
+    """
+    Turn a number or truth value of NumPy or PyTorch into Python's.
+
+    :param value: any value
+    :return: Python's number or bool, if it is a scalar, or an array or a tensor of no dimension; else the value as it is
+    """
+    if isinstance(value, th.Tensor) and value.ndim == 0 and not value.is_complex():
+        return value.item()
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf":
+        return float(value) if value.dtype.kind == "f" else value.item()
+    return value
+
+
+def refusal(name: str, value: Any, wanted: str, advice: str = "") -> str:
+    """
+    Say why a value is refused.
+
+    :param name: name of the parameter
+    :param value: what was given
+    :param wanted: what it must be
+    :param advice: what else to do
+    :return: the message
+    """
+    given = f"got {reprlib.repr(value)} ({type(value).__name__})"
+    return f"`{name}` must be {wanted}, {given}: {advice}." if advice else f"`{name}` must be {wanted}, {given}."
