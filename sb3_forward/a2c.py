@@ -150,4 +150,6 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfForwardA2C:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._warn_if_nothing_moved()
+        return self

@@ -6,6 +6,7 @@ constant; then, once enough rows are there, the hidden layers, each on its own l
 """
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable
 from copy import copy
@@ -100,6 +101,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.guidance_coef = guidance_coef
         self.hidden_training = hidden_training
         self.whiten_heads = whiten_heads
+        self._n_local_phases = 0  # in which a hidden layer has moved; saved as SB3's `_n_updates`
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -241,6 +243,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         if (enough := self.pending.add(rows)) is not None:
             self._hidden_phase(enough)
+        self.logger.record("train/waiting_rows", self.pending.rows)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -421,10 +424,23 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         places = index if buffer.generator_ready else (index % buffer.buffer_size, index // buffer.buffer_size)
         return obs_as_tensor(pick(buffer.observations, places), self.device)
 
+    def _warn_if_nothing_moved(self) -> None:
+        """At the end of ``learn``: hidden layers that are to learn, and have not begun to, should not pass unnoticed."""
+        if self.hidden_training != "local" or self._n_local_phases > 0 or self._n_updates == 0:
+            return
+        if any(block.optimizer is not None for block in self.network.blocks):
+            warnings.warn(
+                f"No hidden layer has moved yet: {self.pending.rows} rows wait for a local phase, which comes every "
+                f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if the hidden layers are to "
+                "stay as they are, say so with hidden_training='frozen'.",
+                stacklevel=3,
+            )
+
     def _log_local(self, record: "LocalRecord") -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())
         if not record.losses:
             return
+        self._n_local_phases += 1
         means = {name: float(np.mean(losses)) for name, losses in record.losses.items()}
         for name, mean in means.items():
             # Too many and too long for the table on the screen

@@ -180,7 +180,9 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfForwardPPO:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._warn_if_nothing_moved()
+        return self
 
 
 class Surrogate:

@@ -195,6 +195,7 @@ def test_logged_values(algorithm: Any) -> None:
         "train/local_learning_rate",
         "train/local_loss",
         "train/local_grad_norm",
+        "train/waiting_rows",
         "train/drift",
         *(f"train/local_loss/{name}" for name in ("actor.0", "actor.1", "critic.0", "critic.1")),
     }

@@ -79,7 +79,8 @@ def test_subprocess_workers(start_method: str, environment: Path, tmp_path: Path
         if __name__ == "__main__":
             workers = {{"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {{"start_method": "{start_method}"}}}}
             env = make_vec_env("CartPole-v1", n_envs=2, **workers)
-            print(ALGOS["forward_ppo"]("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64).num_timesteps)
+            sizes = {{"n_steps": 32, "batch_size": 32, "local_interval": 64}}
+            print(ALGOS["forward_ppo"]("MlpPolicy", env, device="cpu", **sizes).learn(64).num_timesteps)
             env.close()
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
