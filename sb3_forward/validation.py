@@ -11,8 +11,8 @@ import torch as th
 
 #: The lower bound of what must be above zero
 ABOVE_ZERO = math.ulp(0.0)
-#: The upper bound of what must be finite: single precision ends at 3.4e38
-FINITE = 1e38
+#: The upper bound of what must be finite: single precision ends at 3.4e38, and steps as long as this are to stay within it
+FINITE = 1e30
 
 
 def check_number(name: str, value: Any, wanted: str, low: float, high: float = FINITE, advice: str = "") -> float:
