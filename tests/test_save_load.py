@@ -209,3 +209,17 @@ def test_one_optimizer_per_block(algorithm: Any) -> None:
     model.learn(16)
     # After training, every parameter has its moments in the one state that is saved; the values are fitted, without any
     assert set(model.policy.optimizer.state) == set(owned) - set(model.policy.value_net.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("refit", [True, False])
+def test_files_from_when_the_refit_was_an_option(algorithm: Any, refit: bool) -> None:
+    model = small_model(algorithm).learn(16)
+    model.refit_heads = refit
+    buffer = io.BytesIO()
+    model.save(buffer)
+    buffer.seek(0)
+    resumed = algorithm.load(buffer, env=model.env, device="cpu")
+    for running in (model, resumed):
+        go_on(running, 32)
+    assert_equal(resumed.get_parameters(), model.get_parameters())
