@@ -431,7 +431,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if any(block.optimizer is not None for block in self.network.blocks):
             warnings.warn(
                 f"No hidden layer has moved yet: {self.pending.rows} rows wait for a local phase, which comes every "
-                f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if the hidden layers are to "
+                f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if hidden layers are to "
                 "stay as they are, say so with hidden_training='frozen'.",
                 stacklevel=3,
             )

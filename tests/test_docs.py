@@ -79,7 +79,10 @@ def test_site(tmp_path: Path):
         assert not re.search(r"<(script|img|iframe)[^>]+src=\"?(https?:)?//", html)
         assert not re.search(r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(https?:)?//", html)
     assert (tmp_path / "CHANGELOG.html").is_file()
-    assert "local_learning_rate" in (tmp_path / "api.html").read_text()
+    api = (tmp_path / "api.html").read_text()
+    for algorithm in (ForwardPPO, ForwardA2C):
+        section = api.split(f'id="{algorithm.__module__}.{algorithm.__name__}"')[1].split('<h2 id="sb3_forward.')[0]
+        assert [key for key in inspect.signature(algorithm).parameters if key not in section] == []
     for page in PAGES:
         for target in links(page):
             if target.startswith("../"):
