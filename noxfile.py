@@ -33,6 +33,7 @@ TOPICS = (
     "saving",
     "startup_hook",
     "tensors",
+    "warnings",
     "zoo",
 )
 TESTS = [f"tests/test_{topic}.py" for topic in TOPICS]
