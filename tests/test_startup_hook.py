@@ -134,9 +134,10 @@ FAKE_ZOO = {
     "rl_zoo3/__init__.py": "from rl_zoo3.utils import ALGOS\n",
     "rl_zoo3/utils.py": "ALGOS = {'ppo': object}\n",
 }
+# First the path, or the hook of an installed copy would be found
 WITH_FILES = """
-site.addsitedir(sys.argv[1])
 sys.path.insert(0, sys.argv[1])
+site.addsitedir(sys.argv[1])
 """
 
 

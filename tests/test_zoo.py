@@ -222,7 +222,7 @@ def site_folder(tmp_path: Path) -> str:
     return str(folder)
 
 
-WITH_HOOK = f"sys.path.append({str(ROOT)!r})\nsite.addsitedir(sys.argv.pop(1))\n"
+WITH_HOOK = f"sys.path.insert(0, {str(ROOT)!r})\nsite.addsitedir(sys.argv.pop(1))\n"
 TRAIN = "runpy.run_module('rl_zoo3.train', run_name='__main__', alter_sys=True)\n"
 # Import errors of a package are what this leads to, without a broken package on disk
 MISSING = "sys.modules[{!r}] = None\n"
