@@ -3,7 +3,7 @@ Deep reinforcement learning without backpropagation, for Stable-Baselines3.
 
 Editors and type checkers read ``__init__.pyi`` in the place of this file: a plain page of imports. Here each name is imported
 on first use (PEP 562), so that ``import sb3_forward``, and with it the help of the commands, does not wait for PyTorch.
-Importing ``typing`` for its ``TYPE_CHECKING`` would take some 10 ms, a hundred times what this page takes.
+Importing ``typing`` for its ``TYPE_CHECKING`` would take some 10 ms; this page takes 0.2.
 """
 
 __version__ = "0.1.0"
