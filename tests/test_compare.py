@@ -45,6 +45,8 @@ from tests.bare_python import ROOT
 TINY = ["--env", "CartPole-v1", "--timesteps", "300", "--jobs", "2"]
 SWEEP = [*TINY, "--variants", "bp,forward", "--seeds", "2"]
 
+pytestmark = pytest.mark.slow
+
 
 # === The command line ===
 

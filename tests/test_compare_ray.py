@@ -11,6 +11,7 @@ from sb3_forward.compare.__main__ import main
 from tests.test_compare import TINY, trials, wait_until
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ GUIDE = ROOT / "docs" / "inspect.md"
 ODD_KEY = "<b>&/x"
 
 
+pytestmark = pytest.mark.slow
+
 class Countdown(gym.Env):
     """Four steps with a reward of 1 each; the observation is how many are left."""
 

@@ -15,6 +15,8 @@ from tests.bare_python import HOOK, ROOT, bare_python
 LIST_ALGOS = "from rl_zoo3 import ALGOS; print(*ALGOS)"
 ONE_LINE = "sb3-forward: forward_a2c and forward_ppo are not available in the RL Zoo ("
 
+pytestmark = pytest.mark.slow
+
 
 def packages() -> list[str]:
     """Folders of all packages but ours."""

@@ -35,6 +35,8 @@ TINY = ["-params", "n_envs:2", "n_steps:16", "local_batch_size:16", "--seed", "1
 Zoo = Callable[..., str]
 
 
+pytestmark = pytest.mark.slow
+
 @pytest.fixture
 def zoo(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Zoo:
     """Runs `python -m sb3_forward.zoo ...` in this process, and returns what it has printed."""
