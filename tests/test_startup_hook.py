@@ -79,7 +79,7 @@ def test_subprocess_workers(start_method: str, environment: Path, tmp_path: Path
 
         if __name__ == "__main__":
             workers = {{"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {{"start_method": "{start_method}"}}}}
-            env = make_vec_env("CartPole-v1", n_envs=2, **workers)
+            env = make_vec_env("CartPole-v1", n_envs=1, **workers)
             print(ALGOS["forward_ppo"]("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64).num_timesteps)
             env.close()
     """
