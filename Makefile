@@ -38,7 +38,7 @@ quick: $(INSTALLED)  ## the fast tests alone, without style and types: after eve
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 format: $(INSTALLED)  ## format the code and sort the imports
 	$(BIN)/ruff check --fix
