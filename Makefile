@@ -8,7 +8,10 @@ INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
 # Small networks on small batches: more threads than one only slow each other down
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format build docs upstream matrix clean
+# A worker per core; each starts with tests that stand together, and takes some from the others when it has none left
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
+
+.PHONY: help demo test quick lint format build docs upstream matrix clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,12 +30,15 @@ demo: $(INSTALLED)  ## train ForwardA2C on CartPole through the RL Zoo, then eva
 		--n-timesteps 5000
 
 test: lint  ## everything a change must pass
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+quick: $(INSTALLED)  ## the fast tests alone, without style and types: after every few lines
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 format: $(INSTALLED)  ## format the code and sort the imports
 	$(BIN)/ruff check --fix

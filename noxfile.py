@@ -1,5 +1,5 @@
 """
-The fast tests with every Python and with the lowest versions, and the wheel, each in an environment of its own.
+The fast tests and those of the Zoo with every Python and with the lowest versions, and the wheel, each in its own environment.
 
     nox
     nox -s tests-3.13 -- tests/test_zoo.py
@@ -18,25 +18,9 @@ from packaging.requirements import Requirement
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 TORCH = os.environ.get("TORCH")
-TOPICS = (
-    "bad_input",
-    "blocks",
-    "compatibility",
-    "distances",
-    "heads",
-    "hyperparams",
-    "local_learning",
-    "network",
-    "policies",
-    "run",
-    "save_load",
-    "saving",
-    "startup_hook",
-    "tensors",
-    "warnings",
-    "zoo",
-)
-TESTS = [f"tests/test_{topic}.py" for topic in TOPICS]
+PARALLEL = ["--numprocesses", "logical", "--maxprocesses", "8", "--dist", "worksteal"]
+# Slow, but what differs most between Pythons, and between versions of the Zoo
+HOOK_AND_ZOO = ["tests/test_startup_hook.py", "tests/test_zoo.py"]
 PRINT_VERSIONS = """
 import platform
 from importlib.metadata import version
@@ -55,12 +39,16 @@ def run_tests(session: nox.Session, pins: list[str]) -> None:
     """
     session.install("--editable", ".[tests]", *pins)
     session.run("python", "-c", PRINT_VERSIONS, log=False)
-    session.run("pytest", "-q", *(session.posargs or TESTS))
+    if session.posargs:
+        session.run("pytest", "-q", *session.posargs)
+    else:
+        session.run("pytest", "-q", *PARALLEL, "-m", "not slow")
+        session.run("pytest", "-q", *PARALLEL, *HOOK_AND_ZOO)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """the fast tests, or those after --, with the newest version of every dependency"""
+    """the fast tests and those of the Zoo, or those after --, with the newest version of every dependency"""
     run_tests(session, [TORCH or "torch"])
 
 

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,16 +141,6 @@ def test_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for figure in FIGURES:
         assert [event.step for event in events.Scalars(f"blocks/{figure}/actor.0")] == [16, 32]
     assert "blocks" not in capsys.readouterr().out
-
-
-def test_through_the_zoo(tmp_path: Path):
-    run = ["--algo", "forward_ppo", "--env", "CartPole-v1", "-n", "64", "-f", str(tmp_path), "--eval-freq", "-1"]
-    parameters = ["-params", "n_envs:1", "n_steps:32", "callback:'sb3_forward.LocalLearningCallback'"]
-    command = [sys.executable, "-m", "sb3_forward.zoo", "train", *run, "--tensorboard-log", str(tmp_path / "tb"), *parameters]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    (events,) = (tmp_path / "tb").glob("**/events.out.tfevents.*")
-    assert "blocks/strain/critic.1" in EventAccumulator(str(events)).Reload().Tags()["scalars"]
 
 
 def test_mistakes():

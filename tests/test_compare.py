@@ -45,6 +45,8 @@ from tests.bare_python import ROOT
 TINY = ["--env", "CartPole-v1", "--timesteps", "300", "--jobs", "2"]
 SWEEP = [*TINY, "--variants", "bp,forward", "--seeds", "2"]
 
+pytestmark = pytest.mark.slow
+
 
 # === The command line ===
 
@@ -175,8 +177,8 @@ def stopped(signal_number: int, until: Callable[[], object], *arguments: str) ->
         os.killpg(driver.pid, signal_number)
     else:
         driver.send_signal(signal_number)
-    printed, _ = driver.communicate(timeout=60)
-    gone, alive = psutil.wait_procs(family, timeout=30)
+    printed, _ = driver.communicate(timeout=120)
+    gone, alive = psutil.wait_procs(family, timeout=120)
     assert not alive
     assert gone
     return driver.returncode, printed

@@ -11,6 +11,7 @@ from sb3_forward.compare.__main__ import main
 from tests.test_compare import TINY, trials, wait_until
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def cluster() -> Iterator[Any]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=30)
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=120)
     assert not alive
 
 
@@ -44,7 +45,7 @@ def test_node_is_lost(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     arguments = [*TINY, "--variants", "forward", "--seeds", "3", "--backend", "ray", "--address", cluster.address]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     losing.join()
-    gone, alive = psutil.wait_procs(lost, timeout=30)
+    gone, alive = psutil.wait_procs(lost, timeout=120)
     assert len(gone) == 1
     assert not alive
     printed = capsys.readouterr().out

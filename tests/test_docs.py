@@ -33,7 +33,10 @@ COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install |nox -s )\S")
 # Stands for an environment of the reader
 THEIRS = "MyEnv-v0"
 
-pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="a source distribution has no docs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="a source distribution has no docs"),
+]
 
 
 def name(page: Path) -> str:

@@ -31,12 +31,15 @@ from sb3_forward.inspect.model import attach_env, detect_algo, find_stats, load_
 from sb3_forward.inspect.probe import FOLDS, RIDGES, held_out_r2, predict, split_by_episode
 from sb3_forward.inspect.report import FIGURES
 from sb3_forward.inspect.states import play
+from sb3_forward.zoo.__main__ import main as zoo
 from tests.bare_python import ROOT
 from tests.envs import IMAGE, RandomEnv, small_kwargs
 
 PLAY = ["--steps", "256"]
 GUIDE = ROOT / "docs" / "inspect.md"
 ODD_KEY = "<b>&/x"
+
+pytestmark = pytest.mark.slow
 
 
 class Countdown(gym.Env):
@@ -92,9 +95,10 @@ def _environments() -> Iterator[None]:
 def zoo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     run = ["--algo", "forward_ppo", "--env", "CartPole-v1", "-n", "512", "-f", str(folder), "--eval-freq", "-1", "--seed", "1"]
-    command = [sys.executable, "-m", "sb3_forward.zoo", "train", *run, "-params", "n_envs:2", "n_steps:128"]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert finished.returncode == 0, finished.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)
+        patch.setattr(subprocess, "call", subprocess.call)
+        assert zoo(["train", *run, "-params", "n_envs:2", "n_steps:128"]) == 0
     return folder / "forward_ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
 
 

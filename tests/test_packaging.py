@@ -9,6 +9,8 @@ import sb3_forward
 from sb3_forward.zoo.registration import ALGO_NAMES
 from tests.bare_python import HOOK, HOOK_MODULE, ROOT, bare_python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from tests.bare_python import HOOK, HOOK_MODULE, ROOT, bare_python
 LIST_ALGOS = "from rl_zoo3 import ALGOS; print(*ALGOS)"
 ONE_LINE = "sb3-forward: forward_a2c and forward_ppo are not available in the RL Zoo ("
 
+pytestmark = pytest.mark.slow
+
 
 def packages() -> list[str]:
     """Folders of all packages but ours."""
@@ -78,7 +80,7 @@ def test_subprocess_workers(start_method: str, environment: Path, tmp_path: Path
 
         if __name__ == "__main__":
             workers = {{"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {{"start_method": "{start_method}"}}}}
-            env = make_vec_env("CartPole-v1", n_envs=2, **workers)
+            env = make_vec_env("CartPole-v1", n_envs=1, **workers)
             sizes = {{"n_steps": 32, "batch_size": 32, "local_interval": 64}}
             print(ALGOS["forward_ppo"]("MlpPolicy", env, device="cpu", **sizes).learn(64).num_timesteps)
             env.close()

@@ -20,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.zoo.__main__ import main
@@ -33,6 +34,8 @@ ENV_ID = "CartPole-v1"
 TINY = ["-params", "n_envs:2", "n_steps:16", "local_batch_size:16", "--seed", "1", "--num-threads", "1"]
 
 Zoo = Callable[..., str]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -194,6 +197,14 @@ def test_record_training_films_with_our_algorithms(zoo: Zoo, tmp_path: Path, mon
     without_hook = {**os.environ, "SB3_FORWARD_ZOO_HOOK": "0", "PYTHONPATH": str(ROOT)}
     subprocess.run(commands[2], check=True, env=without_hook)
     assert list((tmp_path / "videos").glob("checkpoint-64-forward_ppo-CartPole-v1*.mp4"))
+
+
+def test_callback_is_a_hyperparameter(zoo: Zoo, tmp_path: Path):
+    run = ["--algo", "forward_ppo", "--env", ENV_ID, "-n", 64, "-f", tmp_path, "--eval-freq", -1]
+    parameters = ["-params", "n_envs:1", "n_steps:32", "callback:'sb3_forward.LocalLearningCallback'"]
+    zoo("train", *run, "--tensorboard-log", tmp_path / "tb", *parameters)
+    (events,) = (tmp_path / "tb").glob("**/events.out.tfevents.*")
+    assert "blocks/strain/critic.1" in EventAccumulator(str(events)).Reload().Tags()["scalars"]
 
 
 def test_help_and_unknown_command(capsys: pytest.CaptureFixture[str]):
