@@ -128,9 +128,8 @@ def test_steps_of_one_episode() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_an_endless_episode(algorithm: Any) -> None:
     """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
     kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
     env = gym.wrappers.TimeLimit(Counting(), 8)
     model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
@@ -140,8 +139,8 @@ def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.Monkey
 
 def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the ridge regression over the rows of both, by their temporal differences of today, the older fading."""
-    monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 120)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
+    monkeypatch.setattr(Memory, "ROWS", 120)
+    monkeypatch.setattr(Memory, "FIT_ROWS", 40)
     model = small_model(ForwardPPO)
     heads, head = model.heads, model.policy.value_net
     rows = []
@@ -174,9 +173,8 @@ def test_rollouts_that_have_waited_have_a_step_each() -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rollouts of 16 rows, the head is fitted to three of them at once; a saved model goes on counting."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
-    model = small_model(algorithm, n_steps=16)
+    monkeypatch.setattr(Memory, "FIT_ROWS", 40)
+    model = small_model(algorithm, n_steps=16, local_interval=4096)
     fitted = []
     for _ in range(7):
         before = weights_of(model.policy.value_net)
@@ -207,15 +205,12 @@ def test_memory_fades_and_ends() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 16)), (256, 0)])
-def test_only_short_rollouts_are_remembered(
-    algorithm: Any, n_steps: int, remembered: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_short_rollouts_are_remembered(algorithm: Any, n_steps: int, remembered: float) -> None:
     """A long one is enough by itself. All are held, until the anchors hold the values."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    model = small_model(algorithm, n_steps=n_steps).learn(2 * n_steps)
+    model = small_model(algorithm, n_steps=n_steps, local_interval=4096).learn(2 * n_steps)
     memory = model.heads.memory
     assert (memory.rows, memory.rows + memory.held_rows) == pytest.approx((remembered, 2 * n_steps))
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)
+    model.pending.interval = 1
     model.learn(n_steps)
     assert memory.held_rows == 0 < model.anchors.rows
     assert (memory.rows > 0) == (remembered > 0)
@@ -237,24 +232,20 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     th.testing.assert_close(memory.missing(moved), back.T @ missing, rtol=1e-2, atol=2.0)
 
 
-def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
+def test_returns_of_another_kind_are_not_remembered() -> None:
 
     class Shifted(RolloutBuffer):
         def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
             super().compute_returns_and_advantage(last_values, dones)
             self.returns = self.returns + 1
 
-    model = small_model(ForwardA2C, rollout_buffer_class=Shifted).learn(64)
+    model = small_model(ForwardA2C, rollout_buffer_class=Shifted, local_interval=2048).learn(64)
     assert model.heads.memory.rows == 0
 
 
 @pytest.mark.parametrize(("clip_range_vf", "remembered"), [(None, True), (0.2, False)])
-def test_values_that_are_clipped_are_not_drawn_by_older_returns(
-    clip_range_vf: float | None, remembered: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    model = small_model(ForwardPPO, clip_range_vf=clip_range_vf).learn(64)
+def test_values_that_are_clipped_are_not_drawn_by_older_returns(clip_range_vf: float | None, remembered: bool) -> None:
+    model = small_model(ForwardPPO, clip_range_vf=clip_range_vf, local_interval=4096).learn(64)
     assert (model.heads.memory.rows > 0) == remembered
 
 
