@@ -31,7 +31,7 @@ SB3_NAMES = {
 # What must not pass with ours, by the start of the test's name, and why
 KNOWN_DIFFERENCES = {
     "tests.test_train_eval_mode::test_a2c_ppo_train_with_batch_norm": (
-        "wants the statistics of a hidden layer to move within 200 steps; hidden layers move every `local_interval` steps, 4096"
+        "wants the statistics of a hidden layer to move within 200 steps; hidden layers move every 4096 (`local_interval`)"
     ),
 }
 # The repository has these at its root, the sdist has not
