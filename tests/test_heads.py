@@ -1,6 +1,7 @@
 """The heads' loss: its slopes, and their gradients in closed form, against automatic differentiation."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -54,6 +55,39 @@ def test_slopes_of_ppo(clip_range_vf: float | None, ent_coef: float, closed_entr
     if closed_entropy:
         th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
     assert surrogate.means()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ent_coef", [0.0, 0.1])
+@pytest.mark.parametrize("closed_entropy", [True, False])
+def test_slopes_of_a2c(ent_coef: float, closed_entropy: bool) -> None:
+    """Those of SB3's loss, and what it logs."""
+    values, log_prob, entropy, batch = outputs_and_rollout(4)
+    policy_loss = -(batch.advantages * log_prob).mean()
+    entropy_loss = -entropy.mean() if closed_entropy else log_prob.mean()
+    value_loss = F.mse_loss(batch.returns, values)
+    loss = policy_loss + ent_coef * entropy_loss + 0.7 * value_loss
+    wanted = th.autograd.grad(loss, [values, log_prob, entropy], allow_unused=True)
+
+    model = small_model(ForwardA2C, ent_coef=ent_coef, vf_coef=0.7).learn(16)
+    said = HeadOutputs(log_prob.detach(), entropy.detach() if closed_entropy else -log_prob.detach(), values.detach())
+    slopes = model._objective(batch, said)
+    th.testing.assert_close(slopes.values, wanted[0])
+    th.testing.assert_close(slopes.log_prob if closed_entropy else slopes.log_prob - slopes.entropy, wanted[1])
+    if closed_entropy:
+        th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
+    for name, expected in (("policy", policy_loss), ("entropy", entropy_loss), ("value", value_loss)):
+        assert model.logger.name_to_value[f"train/{name}_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(1.4, True), (1.6, False)])
+def test_no_step_above_one_and_a_half_of_the_target_kl(factor: float, steps: bool) -> None:
+    """As in SB3."""
+    _, _, entropy, batch = outputs_and_rollout(5)
+    outputs = HeadOutputs(batch.old_log_prob + 0.1, entropy.detach())
+    kl = math.exp(0.1) - 1 - 0.1
+    surrogate = Surrogate(0.2, None, 0.0, 0.5, target_kl=kl / factor)
+    assert (surrogate(batch, outputs) is not None) == steps
+    assert surrogate.kl == pytest.approx(kl, rel=1e-4)
 
 
 def test_fitted_values_have_no_slope() -> None:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 with its hidden layers frozen and no value loss is our head phase: an oracle for its losses and its logs."""
+"""Stable-Baselines3 with its hidden layers frozen and no value loss is our head phase, an oracle of its losses and logs."""
 
 from typing import Any
 

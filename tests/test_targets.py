@@ -17,7 +17,7 @@ INPUTS = th.tensor([[0.0], [3.0], [4.0]])
 SIGNALS = {"actor": th.tensor([[0.0], [2.0], [2.0]]), "critic": th.tensor([[0.0], [0.0], [5.0]])}
 
 
-def symmetric(first: float, second: float, third: float, diagonal: tuple[float, float, float] = (0, 0, 0)) -> th.Tensor:
+def symmetric(first: float, second: float, third: float, *, diagonal: tuple[float, float, float] = (0, 0, 0)) -> th.Tensor:
     """A 3 x 3 matrix from its entries 01, 02 and 12, and its diagonal."""
     a, b, c = diagonal
     return th.tensor([[a, first, second], [first, b, third], [second, third, c]])
@@ -32,9 +32,9 @@ STRESS = {
 # Of points on a line, the centred Gram matrix is the product of their places about the mean, in thirds:
 # (-7, 2, 5), (-4, 2, 2) and (-5, -5, 10); its norm is the sum of their squares
 STRAIN = {
-    "identity": symmetric(-14, -35, 10, (49, 4, 25)) / 78,
-    "actor": symmetric(-8, -8, 4, (16, 4, 4)) / 24,
-    "critic": symmetric(25, -50, -50, (25, 25, 100)) / 150,
+    "identity": symmetric(-14, -35, 10, diagonal=(49, 4, 25)) / 78,
+    "actor": symmetric(-8, -8, 4, diagonal=(16, 4, 4)) / 24,
+    "critic": symmetric(25, -50, -50, diagonal=(25, 25, 100)) / 150,
 }
 # With the median of 1, 1, 3, 3, 4, 4, which is 3: squares of t are 2 - 2 exp(-d^2 / 18)
 SQUARES = [2 - 2 * math.exp(-d * d / 18) for d in (3, 4, 1)]

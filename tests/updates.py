@@ -76,7 +76,8 @@ def watched_update(model: Any, monkeypatch: pytest.MonkeyPatch) -> Update:
         patch.setattr(Block, "local_step", watched_step)
         patch.setattr(type(model), "train", watched_train)
         model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
-    return Update(*seen, steps)
+    policy, buffer = seen
+    return Update(policy, buffer, steps)
 
 
 def permutation(rows: th.Tensor, among: th.Tensor) -> th.Tensor:
