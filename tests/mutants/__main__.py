@@ -1,0 +1,149 @@
+"""
+Put each fault of the catalogue into a copy of the package, and run the fast tests on it until one fails.
+
+    python -m tests.mutants
+    python -m tests.mutants -k carry --jobs 2
+
+A fault that every test passes has survived: write the test that it asks for, or say in the catalogue why it is none. The exit
+code is 1 if one has survived that is not said to be equivalent, or if one that is said to be has been found.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.mutants.catalogue import MUTANTS, PRIORITIES, TESTS, Mutant
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 600  # a test that hangs has failed
+
+
+class Outcome(NamedTuple):
+    """What the tests said of a mutant."""
+
+    mutant: Mutant | None  # None: the package as it is
+    failed: str  # the first test that failed, empty if none has
+    seconds: float
+
+
+def tests_of(mutant: Mutant | None) -> list[str]:
+    """
+    Order the tests, those that should find it first.
+
+    :param mutant: the mutant
+    :return: files
+    """
+    first = PRIORITIES.get(mutant.file, ()) if mutant is not None else ()
+    return [f"tests/test_{topic}.py" for topic in (*first, *(topic for topic in TESTS if topic not in first))]
+
+
+def judge(mutant: Mutant | None) -> Outcome:
+    """
+    Run the tests on a copy of the package with the fault in it, in a process of its own.
+
+    :param mutant: the mutant
+    :return: the outcome
+    """
+    # The modules of the method are those of the copy; PyTorch and SB3 have been loaded before the fork
+    for name in [name for name in sys.modules if name.split(".")[0] in ("sb3_forward", "tests")]:
+        del sys.modules[name]
+    import pytest
+
+    class FirstFailure:
+        failed = ""
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            self.failed = self.failed or (report.nodeid if report.failed else "")
+
+        def pytest_collectreport(self, report: Any) -> None:
+            self.failed = self.failed or (f"{report.nodeid} (import)" if report.failed else "")
+
+    start, plugin = time.monotonic(), FirstFailure()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = Path(name)
+        for part in ("sb3_forward", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        if mutant is not None:
+            mutant.apply(folder)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        with (folder / "log").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            signal.signal(signal.SIGALRM, _stop)
+            signal.alarm(SECONDS)
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests_of(mutant)], [plugin])
+            signal.alarm(0)
+        loaded = Path(str(sys.modules["sb3_forward"].__file__))
+        assert loaded.is_relative_to(folder), f"the tests ran on {loaded}"
+        os.chdir(ROOT)
+    return Outcome(mutant, plugin.failed or ("" if code == 0 else f"exit code {int(code)}"), time.monotonic() - start)
+
+
+def _stop(*_: Any) -> None:
+    raise TimeoutError(f"The tests took more than {SECONDS} s.")
+
+
+def report(outcomes: list[Outcome]) -> int:
+    """
+    Print what was found of all mutants.
+
+    :param outcomes: theirs
+    :return: how many are a fault of the tests, or of the catalogue
+    """
+    survived = [mutant for mutant, failed, _ in outcomes if mutant is not None and not failed]
+    equivalent = [mutant for mutant in survived if mutant.equivalent]
+    missed = [mutant for mutant in survived if not mutant.equivalent]
+    wrong = [mutant for mutant, failed, _ in outcomes if mutant is not None and failed and mutant.equivalent]
+    for mutant in equivalent:
+        print(f"EQUIVALENT {mutant.file}: {mutant.why} ({mutant.equivalent})")
+    for mutant in missed:
+        print(f"SURVIVED {mutant.file}: {mutant.why}")
+    for mutant in wrong:
+        print(f"FOUND, though said to be equivalent, {mutant.file}: {mutant.why}")
+    killed = len(outcomes) - len(survived)
+    print(f"{len(outcomes)} mutants: {killed} killed, {len(equivalent)} equivalent, {len(missed)} survived")
+    return len(missed) + len(wrong)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-k", default="", help="only those of which file or reason have this in them")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
+    args = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if args.k in f"{mutant.file}: {mutant.why}"]
+    for mutant in chosen:
+        mutant.check(ROOT)
+
+    # Loaded once, for all processes to come
+    import gymnasium  # noqa: F401
+    import hypothesis  # noqa: F401
+    import stable_baselines3  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    outcomes = []
+    with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
+        as_it_is = pool.apply_async(judge, [None])
+        results = pool.imap_unordered(judge, chosen)
+        for outcome in results:
+            outcomes.append(outcome)
+            assert outcome.mutant is not None
+            verdict = f"killed by {outcome.failed}" if outcome.failed else "survived"
+            print(f"{outcome.mutant.file}: {outcome.mutant.why}: {verdict} ({outcome.seconds:.0f} s)", flush=True)
+        if failed := as_it_is.get().failed:
+            print(f"The package as it is fails {failed}: no verdict counts.")
+            return 1
+    return 1 if report(outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
