@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs
-from sb3_forward.heads import CachedRollout
+from sb3_forward.heads import CachedRollout, improved_outputs
 from sb3_forward.ppo import Surrogate
 from tests.envs import ALGORITHMS, small_model
 
@@ -212,6 +212,51 @@ def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
     before = copy.deepcopy(model.policy.value_net.state_dict())
     model.learn(16)
     assert all(not th.equal(before[name], value) for name, value in model.policy.value_net.state_dict().items())
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_closed_form_of_improved_outputs(actions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what automatic differentiation of the policy's own distribution does."""
+    policy = small_model(ForwardPPO, actions=actions, policy_kwargs={"log_std_init": -1.0, "ortho_init": False}).policy
+    latent, advantages = th.randn(20, 64), th.randn(20)
+    with th.no_grad():
+        taken = policy._get_action_dist_from_latent(latent).sample()
+        closed = improved_outputs(policy, latent, taken, advantages)
+    monkeypatch.setattr("sb3_forward.closed_form.applies", lambda policy: False)
+    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), closed, rtol=1e-4, atol=1e-5)
+
+
+def test_improved_logits_of_several_choices() -> None:
+    """Each choice has its own: onehot less probabilities."""
+    policy = small_model(ForwardPPO, actions="MultiDiscrete", policy_kwargs={"ortho_init": False}).policy
+    latent, advantages, taken = th.randn(4, 64), th.randn(4), th.tensor([[0, 2], [1, 0], [1, 1], [0, 0]])
+    logits = policy.action_net(latent).detach()
+    scores = [
+        F.one_hot(taken[:, choice], size) - part.softmax(dim=1)
+        for choice, (part, size) in enumerate(zip(logits.split([2, 3], dim=1), (2, 3), strict=True))
+    ]
+    expected = logits + advantages[:, None] * th.cat(scores, dim=1)
+    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), expected)
+
+
+def test_errors_of_the_critic_do_not_shrink_the_step_of_the_actor() -> None:
+    """Gradients of the two are clipped apart, also where that of the values is followed."""
+
+    class DeepHead(ForwardPolicy):
+        def _build(self, lr_schedule: Any) -> None:
+            super()._build(lr_schedule)
+            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
+            self.optimizer = th.optim.SGD(self.parameters(), lr=lr_schedule(1))
+
+    changes = []
+    for vf_coef in (0.5, 500.0):
+        kwargs = {"vf_coef": vf_coef, "hidden_training": "frozen", "whiten_heads": False, "max_grad_norm": 1e-3}
+        model = small_model(ForwardA2C, DeepHead, policy_kwargs={"optimizer_class": th.optim.SGD}, **kwargs)
+        before = model.policy.action_net.weight.detach().clone()
+        model.learn(16)
+        changes.append(model.policy.action_net.weight.detach() - before)
+    assert changes[0].abs().max() > 0
+    th.testing.assert_close(*changes)
 
 
 @pytest.mark.parametrize("actions", ["MultiDiscrete", "MultiBinary"])

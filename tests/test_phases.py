@@ -233,6 +233,32 @@ def test_learning_rate_of_the_heads_follows_its_schedule(algorithm: Any) -> None
     assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(0.01 * 0.25)
 
 
+def test_ranges_of_ppo_follow_their_schedules() -> None:
+    """Those of the ratio and of the values; the values are fitted to returns that are no farther than that."""
+    model = small_model(
+        ForwardPPO,
+        clip_range=lambda progress: 0.4 * progress,
+        clip_range_vf=lambda progress: 0.2 * progress,
+        policy_kwargs={"net_arch": [4]},
+        local_interval=4096,
+    )
+    model.learn(16)
+    targets: list[th.Tensor] = []
+    model.heads.fit_values = lambda features, returns, steps: targets.append(returns)
+    for progress in (0.5, 0.25):
+        model._current_progress_remaining = progress
+        model.train()
+        assert model.logger.name_to_value["train/clip_range"] == pytest.approx(0.4 * progress)
+        assert model.logger.name_to_value["train/clip_range_vf"] == pytest.approx(0.2 * progress)
+        returns, values = (
+            th.as_tensor(model.rollout_buffer.swap_and_flatten(column)).flatten()
+            for column in (model.rollout_buffer.returns, model.rollout_buffer.values)
+        )
+        expected = values + (returns - values).clamp(-0.2 * progress, 0.2 * progress)
+        assert (expected - returns).abs().max() > 0.1
+        th.testing.assert_close(targets[-1], expected)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("vf_coef", [0.0, 0.5])
 def test_values_are_fitted_to_the_returns_of_the_rollout(
@@ -259,35 +285,38 @@ def test_values_are_fitted_to_the_returns_of_the_rollout(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All anchors, old ones and new ones, and as many other rows of the rollout as there may be anchors."""
+    """All anchors, old and new, and as many other rows of the rollout as there may be anchors, all drawn at random."""
     monkeypatch.setattr(Anchors, "ROWS", 24)
-    seen: list[Any] = []
+    hold = Heads.hold
+    held: list[th.Tensor] = []
 
-    def count(self: Heads, said: list[th.Tensor], features: Iterable[Any], *args: Any) -> Any:
+    def watched(self: Heads, said: list[th.Tensor], features: Iterable[Any], *args: Any) -> Any:
         parts = list(features)
-        outputs = self.say(*parts)
-        seen.append(
-            (
-                len(said[0]),
-                th.cat([part[0] for part in parts]),
-                [(old - new).abs().max() for old, new in zip(said, outputs, strict=True)],
-            )
-        )
+        for wanted, output in zip(said, self.say(*parts), strict=True):
+            th.testing.assert_close(wanted, output, rtol=1e-5, atol=1e-5)
+        held.append(th.cat([latent_pi for latent_pi, _ in parts]))
         return hold(self, said, parts, *args)
 
-    hold = Heads.hold
-    monkeypatch.setattr(Heads, "hold", count)
+    monkeypatch.setattr(Heads, "hold", watched)
     # Layers that hardly move: what was said of each row is what is said of it now, if it is the same row
     model = small_model(algorithm, n_steps=64, local_learning_rate=1e-9, policy_kwargs={"ortho_init": False})
-    model.learn(3 * 64)
-    # At first, 24 anchors and 24 of 40 others; then 3 of the rollout are taken in for 3 of the anchors, and 24 of 61 others
-    assert [rows for rows, _, _ in seen] == [48, 48, 48]
-    for rows, features, differences in seen:
-        assert len(features.unique(dim=0)) == rows
-        assert max(differences) < 1e-5
-    assert model.logger.name_to_value["train/drift"] < 1e-5
-    kept = (seen[0][1][:24, None] - seen[1][1][:24]).abs().amax(dim=2).amin(dim=1) < 1e-6
-    assert kept.sum() == 21
+    observations = th.cat([watched_update(model, monkeypatch).column("observations") for _ in range(2)])
+    with th.no_grad():
+        distances = th.cdist(th.cat(held), model.network.latents(observations)[0])
+    assert distances.amin(dim=1).max() < 1e-2
+    first, second = distances.argmin(dim=1).split(48)  # of each row its place among all that have come
+    anchors, others = set(first[:24].tolist()), set(first[24:].tolist())
+    assert len(anchors | others) == 48
+    assert anchors | others < set(range(64))
+    assert anchors != set(range(24))
+    assert others != set(sorted(set(range(64)) - anchors)[:24])
+    # Three rows of the second rollout are taken in for three of the first's
+    kept, taken, others = second[:21].tolist(), set(second[21:24].tolist()), set(second[24:].tolist())
+    assert set(kept) < anchors
+    assert set(kept) != set(first[:21].tolist())
+    assert len(taken | others) == 27
+    assert taken | others < set(range(64, 128))
+    assert taken != {64, 65, 66}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_forward.distances import strain, stress
 from sb3_forward.targets import Targets
-from tests.envs import ALGORITHMS, small_model
+from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_kwargs, small_model
 from tests.updates import SharedLayer, permutation, watched_update
 
 # Three points on a line: at 0, 3 and 4 the inputs, at 0, 2 and 2 the signal of the actor, at 0, 0 and 5 that of the critic
@@ -117,9 +118,12 @@ def test_every_block_gets_its_own_target(
     In an update: its inputs, the disparity, the signal of its role, the coefficient; and outputs are matched by the loss that
     was asked for. Second updates start from features and heads that have moved.
     """
-    model = small_model(
-        algorithm,
-        actions=actions,
+    env = DummyVecEnv([lambda: RandomEnv(VECTOR, ACTIONS[actions])] * 2)
+    settings = small_kwargs(algorithm) | {"n_steps": 8}
+    model = algorithm(
+        "MlpPolicy",
+        env,
+        **settings,
         local_loss=local_loss,
         disparity=disparity,
         guidance_coef=coef,

@@ -28,29 +28,30 @@ SECONDS = 600  # a test that hangs has failed
 class Outcome(NamedTuple):
     """What the tests said of a mutant."""
 
-    mutant: Mutant | None  # None: the package as it is
+    mutant: Mutant
     failed: str  # the first test that failed, empty if none has
-    seconds: float
 
 
-def tests_of(mutant: Mutant | None) -> list[str]:
+def tests_of(mutant: Mutant | None) -> list[list[str]]:
     """
     Order the tests, those that should find it first.
 
     :param mutant: the mutant
-    :return: files
+    :return: files, in two parts
     """
     first = PRIORITIES.get(mutant.file, ()) if mutant is not None else ()
-    return [f"tests/test_{topic}.py" for topic in (*first, *(topic for topic in TESTS if topic not in first))]
+    parts = first, [topic for topic in TESTS if topic not in first]
+    return [[f"tests/test_{topic}.py" for topic in part] for part in parts if part]
 
 
-def judge(mutant: Mutant | None) -> Outcome:
+def judge(index: int | None) -> tuple[int | None, str, float]:
     """
     Run the tests on a copy of the package with the fault in it, in a process of its own.
 
-    :param mutant: the mutant
-    :return: the outcome
+    :param index: of the mutant, None for the package as it is
+    :return: its index, the test that failed if any has, and the seconds that it took
     """
+    mutant = None if index is None else MUTANTS[index]
     # The modules of the method are those of the copy; PyTorch and SB3 have been loaded before the fork
     for name in [name for name in sys.modules if name.split(".")[0] in ("sb3_forward", "tests")]:
         del sys.modules[name]
@@ -68,8 +69,8 @@ def judge(mutant: Mutant | None) -> Outcome:
     start, plugin = time.monotonic(), FirstFailure()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name)
-        for part in ("sb3_forward", "tests"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "sb3_forward", folder / "sb3_forward", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests", folder / "tests")
         shutil.copy(ROOT / "pyproject.toml", folder)
         if mutant is not None:
             mutant.apply(folder)
@@ -80,12 +81,16 @@ def judge(mutant: Mutant | None) -> Outcome:
             os.dup2(log.fileno(), 2)
             signal.signal(signal.SIGALRM, _stop)
             signal.alarm(SECONDS)
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests_of(mutant)], [plugin])
+            for files in tests_of(mutant):
+                code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *files], [plugin])
+                if code != 0:
+                    plugin.failed = plugin.failed or f"exit code {int(code)}"
+                    break
             signal.alarm(0)
         loaded = Path(str(sys.modules["sb3_forward"].__file__))
         assert loaded.is_relative_to(folder), f"the tests ran on {loaded}"
         os.chdir(ROOT)
-    return Outcome(mutant, plugin.failed or ("" if code == 0 else f"exit code {int(code)}"), time.monotonic() - start)
+    return index, plugin.failed, time.monotonic() - start
 
 
 def _stop(*_: Any) -> None:
@@ -99,10 +104,10 @@ def report(outcomes: list[Outcome]) -> int:
     :param outcomes: theirs
     :return: how many are a fault of the tests, or of the catalogue
     """
-    survived = [mutant for mutant, failed, _ in outcomes if mutant is not None and not failed]
+    survived = [mutant for mutant, failed in outcomes if not failed]
     equivalent = [mutant for mutant in survived if mutant.equivalent]
     missed = [mutant for mutant in survived if not mutant.equivalent]
-    wrong = [mutant for mutant, failed, _ in outcomes if mutant is not None and failed and mutant.equivalent]
+    wrong = [mutant for mutant, failed in outcomes if failed and mutant.equivalent]
     for mutant in equivalent:
         print(f"EQUIVALENT {mutant.file}: {mutant.why} ({mutant.equivalent})")
     for mutant in missed:
@@ -119,27 +124,28 @@ def main() -> int:
     parser.add_argument("-k", default="", help="only those of which file or reason have this in them")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
     args = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if args.k in f"{mutant.file}: {mutant.why}"]
-    for mutant in chosen:
-        mutant.check(ROOT)
+    chosen = [index for index, mutant in enumerate(MUTANTS) if args.k in f"{mutant.file}: {mutant.why}"]
+    for index in chosen:
+        MUTANTS[index].check(ROOT)
 
     # Loaded once, for all processes to come
-    import gymnasium  # noqa: F401
     import hypothesis  # noqa: F401
-    import stable_baselines3  # noqa: F401
     import torch
+    from stable_baselines3 import PPO
 
     torch.set_num_threads(1)
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(8)  # PyTorch loads more when it first trains
     outcomes = []
     with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
         as_it_is = pool.apply_async(judge, [None])
-        results = pool.imap_unordered(judge, chosen)
-        for outcome in results:
-            outcomes.append(outcome)
-            assert outcome.mutant is not None
-            verdict = f"killed by {outcome.failed}" if outcome.failed else "survived"
-            print(f"{outcome.mutant.file}: {outcome.mutant.why}: {verdict} ({outcome.seconds:.0f} s)", flush=True)
-        if failed := as_it_is.get().failed:
+        for found, failed, seconds in pool.imap_unordered(judge, chosen):
+            assert found is not None
+            mutant = MUTANTS[found]
+            outcomes.append(Outcome(mutant, failed))
+            print(
+                f"{mutant.file}: {mutant.why}: {f'killed by {failed}' if failed else 'survived'} ({seconds:.0f} s)", flush=True
+            )
+        if failed := as_it_is.get()[1]:
             print(f"The package as it is fails {failed}: no verdict counts.")
             return 1
     return 1 if report(outcomes) else 0
