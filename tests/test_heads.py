@@ -250,7 +250,12 @@ def test_errors_of_the_critic_do_not_shrink_the_step_of_the_actor() -> None:
 
     changes = []
     for vf_coef in (0.5, 500.0):
-        kwargs = {"vf_coef": vf_coef, "hidden_training": "frozen", "whiten_heads": False, "max_grad_norm": 1e-3}
+        kwargs: dict[str, Any] = {
+            "vf_coef": vf_coef,
+            "hidden_training": "frozen",
+            "whiten_heads": False,
+            "max_grad_norm": 1e-3,
+        }
         model = small_model(ForwardA2C, DeepHead, policy_kwargs={"optimizer_class": th.optim.SGD}, **kwargs)
         before = model.policy.action_net.weight.detach().clone()
         model.learn(16)
