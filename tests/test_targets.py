@@ -1,6 +1,5 @@
 """What the blocks are to match: the formulas of docs/method.md by hand, and which signal reaches which block in an update."""
 
-import itertools
 import math
 from typing import Any
 
@@ -105,12 +104,17 @@ def signals_of(update: Any) -> dict[str, th.Tensor]:
     return {"actor": actor, "critic": critic, "shared": th.cat([unit(actor), unit(critic)], dim=1)}
 
 
-CASES = list(itertools.product(["stress", "strain"], ["identity", "gaussian"], [0.0, 0.3]))
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("actions", ["Discrete", "Box"])
-@pytest.mark.parametrize(("local_loss", "disparity", "coef"), CASES)
+@pytest.mark.parametrize(
+    ("actions", "local_loss", "disparity", "coef"),
+    [
+        ("Discrete", "stress", "identity", 0.3),
+        ("Discrete", "strain", "gaussian", 0.3),
+        ("Box", "stress", "gaussian", 0.3),
+        ("Box", "strain", "identity", 0.8),
+        ("Box", "strain", "gaussian", 0.0),
+    ],
+)
 def test_every_block_gets_its_own_target(
     algorithm: Any, actions: str, local_loss: str, disparity: str, coef: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
