@@ -95,6 +95,17 @@ def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.
         th.testing.assert_close(memory.missing(weights), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_traces_go_on_from_rollout_to_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an episode that does so."""
+    calls = spy_on_fits(monkeypatch)
+    model = ForwardA2C("MlpPolicy", Counting(), n_steps=5, gamma=0.9, gae_lambda=0.8, seed=1, device="cpu").learn(10)
+    (_, _, first, _), (features, _, second, _) = calls
+    assert first is not None
+    assert second is not None
+    th.testing.assert_close(second.traces[0], with_level(features)[0] + 0.9 * 0.8 * first.trace[0])
+    assert model.heads.memory.trace is second.trace
+
+
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
 def test_two_short_rollouts_are_as_one_long(gae_lambda: float) -> None:
     """Traces go on, until an episode ends."""
@@ -159,6 +170,50 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
 
 
+def test_rollouts_that_have_waited_have_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two fits for both; a rollout that is not to be remembered is fitted at once, and draws on what is."""
+    monkeypatch.setattr(Memory, "FIT_ROWS", 30)
+    numbers: list[int] = []
+    steps = Memory.steps
+
+    def watched(self: Memory, gram: th.Tensor, weights: th.Tensor, ridge: float, number: int) -> th.Tensor:
+        numbers.append(number)
+        return steps(self, gram, weights, ridge, number)
+
+    monkeypatch.setattr(Memory, "steps", watched)
+    heads = small_model(ForwardPPO).heads
+    for _ in range(4):
+        features = th.rand(16, 64)
+        heads.fit_values(features, th.zeros(16), random_steps(features))
+    assert numbers == [2, 2]
+
+
+def test_a_rollout_that_is_not_remembered_draws_on_those_that_are() -> None:
+    """Ridge regression over the rows of both. No trace goes through it."""
+    model = small_model(ForwardPPO)
+    heads, head = model.heads, model.policy.value_net
+    old, new, returns = th.rand(64, 64), th.rand(64, 64), th.rand(64)
+    heads.fit_values(old, th.zeros(64), random_steps(old))
+    heads.memory.fade = lambda rows: heads.memory.state.pop("trace")
+    before, memory = weights_of(head), heads.memory
+    inputs = with_level(new)
+    gram = memory.gram + inputs.T @ inputs
+    gram.diagonal().add_((1e-3 + 1 / 128) * gram.diagonal().mean())
+    missing = memory.missing(before) + inputs.T @ (returns[:, None] - inputs @ before)
+    heads.fit_values(new, returns)
+    th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
+
+
+def test_a_trace_ends_where_steps_are_missing() -> None:
+    heads = small_model(ForwardPPO).heads
+    features = th.rand(64, 64)
+    heads.fit_values(features, th.zeros(64), random_steps(features))
+    assert heads.memory.trace is not None
+    heads.fit_values(features, th.zeros(64))
+    assert heads.memory.rows > 0
+    assert heads.memory.trace is None
+
+
 def test_rollouts_that_have_waited_have_a_step_each() -> None:
     """Each is towards the returns with the values after the one before."""
     features, weights, gram = th.rand(40, 6), th.randn(7, 1), th.eye(7) * 40
@@ -221,7 +276,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
     inputs, weights = with_level(before), th.randn(9, 1)
     memory.add(inputs, random_steps(before))
-    missing = memory.missing(weights)
+    missing, trace = memory.missing(weights), memory.trace
     after = before @ rotation + 0.1
     memory.carry(before, after)
     th.testing.assert_close(memory.gram, with_level(after).T @ with_level(after), rtol=1e-2, atol=1.0)
@@ -230,6 +285,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     back = th.eye(9)
     back[:8, :8], back[8, :8] = rotation, 0.1
     th.testing.assert_close(memory.missing(moved), back.T @ missing, rtol=1e-2, atol=2.0)
+    th.testing.assert_close(memory.trace, trace @ back, rtol=1e-2, atol=1e-2)
 
 
 def test_returns_of_another_kind_are_not_remembered() -> None:

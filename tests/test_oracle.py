@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from tests.envs import ACTIONS, VECTOR, RandomEnv
@@ -24,14 +25,14 @@ class SameActions(BaseCallback):
         th.manual_seed(self.num_timesteps)
 
 
-def trained(algorithm: Any, actions: str, **kwargs: Any) -> tuple[Any, dict[str, th.Tensor]]:
+def trained(algorithm: Any, actions: str, policy: Any = ForwardPolicy, **kwargs: Any) -> tuple[Any, dict[str, th.Tensor]]:
     """A model after three rollouts of two environments, each one minibatch, and the parameters that it started with."""
     env = DummyVecEnv([lambda: RandomEnv(VECTOR, ACTIONS[actions])] * 2)
     settings: dict[str, Any] = {"n_steps": 16, "seed": 0, "device": "cpu", "vf_coef": 0.0, "learning_rate": 0.01, **kwargs}
     settings["policy_kwargs"] = {"net_arch": [16], "ortho_init": False, **settings.get("policy_kwargs", {})}
     if issubclass(algorithm, PPO):
         settings.update(batch_size=32, n_epochs=4, clip_range=0.05)
-    model = algorithm(ForwardPolicy, env, **settings)
+    model = algorithm(policy, env, **settings)
     if algorithm in STOCK.values():
         for parameter in model.policy.mlp_extractor.parameters():
             parameter.requires_grad_(False)
@@ -65,3 +66,29 @@ def test_head_phase_is_that_of_sb3_with_frozen_hidden_layers(algorithm: Any, act
     for key, value in logged.items():
         assert ours.logger.name_to_value[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
     assert ours._n_updates == theirs._n_updates
+
+
+class DeepHead(ForwardPolicy):
+    """One whose values are no linear map of the features: they follow the gradient of the value loss."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.value_net = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+@pytest.mark.parametrize("algorithm", STOCK)
+def test_values_that_are_not_linear_follow_the_gradient_of_sb3(algorithm: Any) -> None:
+    kwargs: dict[str, Any] = {"vf_coef": 0.7, "max_grad_norm": 1e9, "learning_rate": 0.1, "policy": DeepHead}
+    kwargs["policy_kwargs"] = {"optimizer_class": th.optim.SGD}
+    if algorithm is ForwardPPO:
+        kwargs["clip_range_vf"] = 0.1
+    theirs, before = trained(STOCK[algorithm], "Discrete", **kwargs)
+    ours, _ = trained(
+        algorithm, "Discrete", hidden_training="frozen", whiten_heads=False, head_learning_rate_scale=1.0, **kwargs
+    )
+    for name, value in theirs.policy.state_dict().items():
+        th.testing.assert_close(ours.policy.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert th.equal(value, before[name]) == name.startswith("mlp_extractor"), name
+    for key in ("train/value_loss", "train/explained_variance"):
+        assert ours.logger.name_to_value[key] == pytest.approx(theirs.logger.name_to_value[key], rel=1e-3), key

@@ -16,6 +16,7 @@ from sb3_forward.blocks import Block
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import with_level
 from sb3_forward.heads import CachedRollout, Heads
+from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_model
 from tests.updates import watched_update
 
@@ -187,6 +188,15 @@ def test_a_step_in_whitened_coordinates(actions: str) -> None:
     th.testing.assert_close(head.bias.detach(), bias, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [2, 1000])
+def test_few_rows_are_not_blown_up_by_whitened_coordinates(rows: int) -> None:
+    """A tenth of the mean variance, and of few rows as much as one of them, is added to every direction."""
+    moments = th.diag(th.tensor([4.0, 1.0, 1.0]))
+    basis = Basis.of(moments.clone(), rows)
+    expected = th.linalg.inv(moments + (0.1 + 1 / rows) * 2 * th.eye(3))
+    th.testing.assert_close(basis.whitening @ basis.whitening.T, expected)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_heads_are_whitened_if_asked_to(algorithm: Any) -> None:
     heads = [
@@ -340,14 +350,19 @@ def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: 
 def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over the features as they were are none over those that they have become."""
     model = small_model(algorithm, n_steps=128, local_learning_rate=0.05, policy_kwargs={"net_arch": [6], "ortho_init": False})
-    update = watched_update(model, monkeypatch)
-    observations = update.column("observations")
-    with th.no_grad():
-        before, after = (
-            with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
-            for policy in (update.policy, model.policy)
-        )
-    then, now = before.T @ before, after.T @ after
-    assert model.heads.memory.rows == 128
+    updates = [watched_update(model, monkeypatch) for _ in range(2)]
+
+    def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
+        with th.no_grad():
+            inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
+        return inputs.T @ inputs
+
+    # Half of the first rollout has faded
+    weights, observations = (0.5, 1.0), [update.column("observations") for update in updates]
+    then, now = (
+        sum(weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True))
+        for policy in (updates[1].policy, model.policy)
+    )
+    assert model.heads.memory.rows == 128 + 64
     carried = (model.heads.memory.gram - now).norm()
     assert carried < 0.3 * (then - now).norm()

@@ -137,7 +137,6 @@ def main() -> int:
     PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(8)  # PyTorch loads more when it first trains
     outcomes = []
     with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
-        as_it_is = pool.apply_async(judge, [None])
         for found, failed, seconds in pool.imap_unordered(judge, chosen):
             assert found is not None
             mutant = MUTANTS[found]
@@ -145,7 +144,8 @@ def main() -> int:
             print(
                 f"{mutant.file}: {mutant.why}: {f'killed by {failed}' if failed else 'survived'} ({seconds:.0f} s)", flush=True
             )
-        if failed := as_it_is.get()[1]:
+        # If the package as it is failed a test, all that this test has killed would be none
+        if failed := pool.apply(judge, [None])[1]:
             print(f"The package as it is fails {failed}: no verdict counts.")
             return 1
     return 1 if report(outcomes) else 0
