@@ -3,6 +3,7 @@ Put each fault of the catalogue into a copy of the package, and run the fast tes
 
     python -m tests.mutants
     python -m tests.mutants -k carry --jobs 2
+    python -m tests.mutants --without earlier.log
 
 A fault that every test passes has survived: write the test that it asks for, or say in the catalogue why it is none. The exit
 code is 1 if one has survived that is not said to be equivalent, or if one that is said to be has been found.
@@ -37,10 +38,11 @@ def tests_of(mutant: Mutant | None) -> list[list[str]]:
     Order the tests, those that should find it first.
 
     :param mutant: the mutant
-    :return: files, in two parts
+    :return: files, in three parts
     """
-    first = PRIORITIES.get(mutant.file, ()) if mutant is not None else ()
-    parts = first, [topic for topic in TESTS if topic not in first]
+    first = [mutant.found_by] if mutant is not None and mutant.found_by else []
+    second = [topic for topic in PRIORITIES.get(mutant.file, ()) if topic not in first] if mutant is not None else []
+    parts = first, second, [topic for topic in TESTS if topic not in first + second]
     return [[f"tests/test_{topic}.py" for topic in part] for part in parts if part]
 
 
@@ -122,9 +124,15 @@ def report(outcomes: list[Outcome]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-k", default="", help="only those of which file or reason have this in them")
+    parser.add_argument("--without", type=Path, help="the output of an earlier run: what was killed there is not tried again")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
     args = parser.parse_args()
-    chosen = [index for index, mutant in enumerate(MUTANTS) if args.k in f"{mutant.file}: {mutant.why}"]
+    before = args.without.read_text() if args.without is not None else ""
+    chosen = [
+        index
+        for index, mutant in enumerate(MUTANTS)
+        if args.k in f"{mutant.file}: {mutant.why}" and f"{mutant.file}: {mutant.why}: killed by" not in before
+    ]
     for index in chosen:
         MUTANTS[index].check(ROOT)
 

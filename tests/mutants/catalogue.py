@@ -13,6 +13,7 @@ class Mutant(NamedTuple):
     new: str
     why: str  # what is wrong with it, in a few words
     equivalent: str = ""  # if no test can find it, why
+    found_by: str = ""  # the topic of the tests that should find it, if another than its file's
 
     def mutated(self, root: Path) -> str:
         """
@@ -108,12 +109,19 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "th.exp(self.policy.log_std).mean()", "self.policy.log_std.mean()", "logarithm logged for the deviation"
     ),
-    Mutant(ON_POLICY, 'n_updates", self._n_updates,', 'n_updates", self._n_updates + 1,', "one update too many logged"),
+    Mutant(
+        ON_POLICY,
+        'n_updates", self._n_updates,',
+        'n_updates", self._n_updates + 1,',
+        "one update too many logged",
+        found_by="oracle",
+    ),
     Mutant(
         ON_POLICY,
         '        if self.hidden_training == "local":\n            self._local_phase(rows)',
         "        self._local_phase(rows)",
         "frozen layers trained",
+        found_by="local_learning",
     ),
     # === Learning rates and the state of optimizers ===
     Mutant(
@@ -124,16 +132,38 @@ MUTANTS = [
         "set_learning_rates(self._head_learning_rate(), self._spread_learning_rate())",
         "set_learning_rates(self._spread_learning_rate(), self._head_learning_rate())",
         "learning rates of the heads swapped",
+        found_by="heads",
     ),
-    Mutant(ON_POLICY, "self._update_learning_rate(self.policy.optimizer)", "pass", "learning rate not updated"),
-    Mutant(ON_POLICY, "self.heads.optimizer.state = self.policy.optimizer.state", "pass", "state of the heads not shared"),
-    Mutant(ON_POLICY, "block.optimizer.state = self.policy.optimizer.state", "pass", "state of the blocks not shared"),
-    Mutant(ON_POLICY, "update_learning_rate(block.optimizer, self._local_learning_rate())", "pass", "local rate never set"),
+    Mutant(
+        ON_POLICY, "self._update_learning_rate(self.policy.optimizer)", "pass", "learning rate not updated", found_by="phases"
+    ),
+    Mutant(
+        ON_POLICY,
+        "self.heads.optimizer.state = self.policy.optimizer.state",
+        "pass",
+        "state of the heads not shared",
+        found_by="save_load",
+    ),
+    Mutant(
+        ON_POLICY,
+        "block.optimizer.state = self.policy.optimizer.state",
+        "pass",
+        "state of the blocks not shared",
+        found_by="save_load",
+    ),
+    Mutant(
+        ON_POLICY,
+        "update_learning_rate(block.optimizer, self._local_learning_rate())",
+        "pass",
+        "local rate never set",
+        found_by="local_learning",
+    ),
     Mutant(
         ON_POLICY,
         "update_learning_rate(block.optimizer, self._local_learning_rate())",
         "update_learning_rate(block.optimizer, self._head_learning_rate())",
         "blocks at the rate of the heads",
+        found_by="local_learning",
     ),
     Mutant(
         ON_POLICY, "self.lr_schedule(self._current_progress_remaining), 0.0)", "self.lr_schedule(1.0), 0.0)", "no schedule"
@@ -143,28 +173,45 @@ MUTANTS = [
         "self.local_lr_schedule(self._current_progress_remaining)",
         "self.local_lr_schedule(1.0)",
         "no local schedule",
+        found_by="local_learning",
     ),
     # === Guidance ===
-    Mutant(ON_POLICY, "rollout.actions, advantages)\n", "rollout.actions, -advantages)\n", "guidance by minus the advantage"),
+    Mutant(
+        ON_POLICY,
+        "rollout.actions, advantages)\n",
+        "rollout.actions, -advantages)\n",
+        "guidance by minus the advantage",
+        found_by="targets",
+    ),
     Mutant(
         ON_POLICY, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
     ),
     Mutant(
         ON_POLICY, "critic = rollout.returns[:, None]", "critic = rollout.advantages[:, None]", "critic guided by advantages"
     ),
-    Mutant(ON_POLICY, "(rollout.advantages.std(correction=0) + 1e-8)", "1.0", "advantages of the guidance not scaled"),
-    Mutant(ON_POLICY, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred"),
+    Mutant(
+        ON_POLICY,
+        "(rollout.advantages.std(correction=0) + 1e-8)",
+        "1.0",
+        "advantages of the guidance not scaled",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
+    ),
     Mutant(
         ON_POLICY,
         "[_unit_variance(signal) for signal in guidance.values()]",
         '[_unit_variance(guidance["actor"])]',
         "shared blocks guided by the actor alone",
+        found_by="targets",
     ),
     Mutant(
         ON_POLICY,
         "[_unit_variance(signal) for signal in guidance.values()]",
         "list(guidance.values())",
         "shared signals not of unit variance",
+        found_by="targets",
     ),
     Mutant(
         ON_POLICY,
@@ -173,13 +220,25 @@ MUTANTS = [
         "signals of another variance",
         equivalent="the same for both, and targets do not depend on the unit",
     ),
-    Mutant(ON_POLICY, "signal[part.to(self.device)]", "signal[: len(part)]", "guidance of other rows"),
+    Mutant(ON_POLICY, "signal[part.to(self.device)]", "signal[: len(part)]", "guidance of other rows", found_by="targets"),
     # === The local phase ===
-    Mutant(ON_POLICY, "guidance, self.guidance_coef)\n", "guidance, 1 - self.guidance_coef)\n", "one minus the coefficient"),
+    Mutant(
+        ON_POLICY,
+        "guidance, self.guidance_coef)\n",
+        "guidance, 1 - self.guidance_coef)\n",
+        "one minus the coefficient",
+        found_by="targets",
+    ),
     Mutant(
         ON_POLICY, "self.local_loss, self.disparity, guidance", 'self.local_loss, "identity", guidance', "disparity ignored"
     ),
-    Mutant(ON_POLICY, "targets.of(inputs, block.role)", 'targets.of(inputs, "actor")', "all blocks guided as the actor's"),
+    Mutant(
+        ON_POLICY,
+        "targets.of(inputs, block.role)",
+        'targets.of(inputs, "actor")',
+        "all blocks guided as the actor's",
+        found_by="targets",
+    ),
     Mutant(ON_POLICY, "block.role), match, self.max_grad_norm)", "block.role), match, 1e9)", "steps of blocks not clipped"),
     Mutant(
         ON_POLICY, "            return step.outputs\n", "            return block.forward(inputs)\n", "outputs after the step"
@@ -191,9 +250,15 @@ MUTANTS = [
         "distances computed again",
         equivalent="what is kept is what would be computed",
     ),
-    Mutant(ON_POLICY, "match = LOCAL_LOSSES[self.local_loss].match", 'match = LOCAL_LOSSES["strain"].match', "always strain"),
-    Mutant(ON_POLICY, "np.random.permutation(rows.number)", "np.arange(rows.number)", "rows not shuffled"),
-    Mutant(ON_POLICY, "[: self.local_rows]", "", "all rows in a local phase"),
+    Mutant(
+        ON_POLICY,
+        "match = LOCAL_LOSSES[self.local_loss].match",
+        'match = LOCAL_LOSSES["strain"].match',
+        "always strain",
+        found_by="targets",
+    ),
+    Mutant(ON_POLICY, "np.random.permutation(rows.number)", "np.arange(rows.number)", "rows not shuffled", found_by="phases"),
+    Mutant(ON_POLICY, "[: self.local_rows]", "", "all rows in a local phase", found_by="local_learning"),
     Mutant(ON_POLICY, "for _ in range(self.local_epochs):", "for _ in range(1):", "one local epoch"),
     Mutant(ON_POLICY, ".split(self.local_batch_size)", ".split(64)", "size of minibatches ignored"),
     Mutant(ON_POLICY, "if len(part) > 2:", "if len(part) > 1:", "pairs matched"),
@@ -219,12 +284,14 @@ MUTANTS = [
         "(index % buffer.buffer_size, index // buffer.buffer_size)",
         "(index // buffer.n_envs, index % buffer.n_envs)",
         "observations step by step, all else by environments",
+        found_by="targets",
     ),
     Mutant(
         ON_POLICY,
         "values = RolloutBuffer.swap_and_flatten(values)",
         "values = values.reshape(-1, *values.shape[2:])",
         "columns",
+        found_by="oracle",
     ),
     # === Holding the heads ===
     Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
@@ -234,7 +301,9 @@ MUTANTS = [
     Mutant(ON_POLICY, "others[th.randperm(len(others))[: Anchors.ROWS]]", "others[: Anchors.ROWS]", "held on the first rows"),
     Mutant(ON_POLICY, "th.cat([old[kept], new])", "th.cat([old[: len(kept)], new])", "what was said of other anchors"),
     Mutant(ON_POLICY, "output[th.cat([taken, others])]", "output[th.cat([others, taken])]", "said in another order"),
-    Mutant(ON_POLICY, "        self.heads.memory.release()", "        pass", "held by sums and by anchors"),
+    Mutant(
+        ON_POLICY, "        self.heads.memory.release()", "        pass", "held by sums and by anchors", found_by="evaluation"
+    ),
     Mutant(
         ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
     ),
@@ -242,30 +311,48 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] += self.gamma *", "values of cuts added twice"
     ),
-    Mutant(ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] -= 1.0 *", "values of cuts not discounted"),
+    Mutant(
+        ON_POLICY,
+        "rewards[env, step] -= self.gamma *",
+        "rewards[env, step] -= 1.0 *",
+        "values of cuts not discounted",
+        found_by="evaluation",
+    ),
     Mutant(
         ON_POLICY, "trace, buffer.gamma, buffer.gae_lambda)", "trace, buffer.gae_lambda, buffer.gamma)", "discount and lambda"
     ),
-    Mutant(ON_POLICY, "trace = self.heads.memory.trace\n", "trace = None\n", "traces end with the rollout"),
+    Mutant(
+        ON_POLICY, "trace = self.heads.memory.trace\n", "trace = None\n", "traces end with the rollout", found_by="evaluation"
+    ),
     Mutant(
         ON_POLICY,
         'info.get("TimeLimit.truncated", False)',
         'not info.get("TimeLimit.truncated", False)',
         "ends taken for cuts",
+        found_by="evaluation",
     ),
     Mutant(
         ON_POLICY,
         "= buffer.episode_starts.T, self._last_episode_starts",
         "= buffer.episode_starts.T, 0",
         "ends after the rollout",
+        found_by="evaluation",
     ),
     Mutant(
         ON_POLICY, "self._rollout_rows() >= Memory.ROWS:", "self._rollout_rows() > Memory.ROWS:", "a long rollout remembered"
     ),
     # === Advantages ===
-    Mutant(ON_POLICY, "if advantages.shape[-1] < 2:", "if advantages.shape[-1] < 1:", "one advantage normalised"),
-    Mutant(ON_POLICY, "(advantages.std(dim=-1, keepdim=True) + 1e-8)", "1.0", "advantages not scaled"),
-    Mutant(PPO, "view(-1, self.batch_size), rollout", "view(1, -1), rollout", "advantages normalised per rollout"),
+    Mutant(
+        ON_POLICY, "if advantages.shape[-1] < 2:", "if advantages.shape[-1] < 1:", "one advantage normalised", found_by="heads"
+    ),
+    Mutant(ON_POLICY, "(advantages.std(dim=-1, keepdim=True) + 1e-8)", "1.0", "advantages not scaled", found_by="heads"),
+    Mutant(
+        PPO,
+        "view(-1, self.batch_size), rollout",
+        "view(1, -1), rollout",
+        "advantages normalised per rollout",
+        found_by="phases",
+    ),
     Mutant(PPO, "if not self.normalize_advantage:", "if self.normalize_advantage:", "normalised where they are not to be"),
     Mutant(A2C, "if self.normalize_advantage:", "if not self.normalize_advantage:", "normalised where they are not to be"),
     # === A2C's loss ===
@@ -273,10 +360,16 @@ MUTANTS = [
     Mutant(A2C, "Slopes(-rollout.advantages / rows", "Slopes(-rollout.advantages", "no mean over rows"),
     Mutant(A2C, "-self.ent_coef / rows", "self.ent_coef / rows", "sign of the entropy bonus"),
     Mutant(A2C, "-self.ent_coef / rows", "-self.ent_coef", "entropy not a mean"),
-    Mutant(A2C, "error * (2 * self.vf_coef / rows)", "-error * (2 * self.vf_coef / rows)", "sign of the value slope"),
+    Mutant(
+        A2C,
+        "error * (2 * self.vf_coef / rows)",
+        "-error * (2 * self.vf_coef / rows)",
+        "sign of the value slope",
+        found_by="oracle",
+    ),
     Mutant(A2C, "error * (2 * self.vf_coef / rows)", "error * (self.vf_coef / rows)", "half of the value slope"),
     Mutant(A2C, "self._objective, self.max_grad_norm)", "self._objective, 1e9)", "steps of the heads not clipped"),
-    Mutant(A2C, "self._n_updates += 1", "self._n_updates += 2", "updates counted twice"),
+    Mutant(A2C, "self._n_updates += 1", "self._n_updates += 2", "updates counted twice", found_by="oracle"),
     Mutant(
         A2C,
         "        return self._learning_rate()",
@@ -286,37 +379,44 @@ MUTANTS = [
     Mutant(A2C, '"entropy_loss", "policy_loss"', '"policy_loss", "entropy_loss"', "logs swapped"),
     # === PPO's loss ===
     Mutant(PPO, "surrogate, self.max_grad_norm)", "surrogate, 1e9)", "steps of the heads not clipped"),
-    Mutant(PPO, "for epoch in range(self.n_epochs):", "for epoch in range(1):", "one epoch"),
+    Mutant(PPO, "for epoch in range(self.n_epochs):", "for epoch in range(1):", "one epoch", found_by="phases"),
     Mutant(
         PPO, "            self._n_updates += 1", "            self._n_updates += self.n_epochs", "updates counted too often"
     ),
-    Mutant(PPO, "                break\n", "                pass\n", "goes on beyond the target"),
+    Mutant(PPO, "                break\n", "                pass\n", "goes on beyond the target", found_by="local_learning"),
     Mutant(PPO, "> 1.5 * self.target_kl", "> self.target_kl", "target without its factor"),
     Mutant(
         PPO, "th.randperm(len(rollout.returns), device=self.device)", "th.arange(len(rollout.returns))", "rows not shuffled"
     ),
-    Mutant(PPO, "            surrogate.begin_epoch()\n", "", "approximate KL of all epochs"),
+    Mutant(PPO, "            surrogate.begin_epoch()\n", "", "approximate KL of all epochs", found_by="oracle"),
     Mutant(PPO, "mul_(-1 / rows)", "mul_(1 / rows)", "sign of the policy gradient"),
     Mutant(PPO, "mul_(-1 / rows)", "mul_(-1)", "no mean over rows"),
     Mutant(PPO, "-self.ent_coef / rows, value_slope", "self.ent_coef / rows, value_slope", "sign of the entropy bonus"),
     Mutant(PPO, "clipped < plain, 0.0", "clipped > plain, 0.0", "clipped on the other side"),
     Mutant(PPO, "clamp(1 - self.clip_range, 1 + self.clip_range)", "clamp(1 - self.clip_range, 2.0)", "clipped below alone"),
     Mutant(PPO, "slope = 2 * self.vf_coef", "slope = self.vf_coef", "half of the value slope"),
-    Mutant(PPO, ".clamp(-clip_range_vf, clip_range_vf)", "", "targets of values not clipped"),
+    Mutant(PPO, ".clamp(-clip_range_vf, clip_range_vf)", "", "targets of values not clipped", found_by="phases"),
     Mutant(
         PPO,
         "super()._steps(rollout) if self._current_clip_range_vf() is None else None",
         "super()._steps(rollout)",
         "remembered",
+        found_by="evaluation",
     ),
     Mutant(
         PPO, "self.clip_range(self._current_progress_remaining)", "self.clip_range(1.0)", "clip range without its schedule"
     ),
-    Mutant(PPO, "self.clip_range_vf(self._current_progress_remaining)", "self.clip_range_vf(1.0)", "that of values, too"),
+    Mutant(
+        PPO,
+        "self.clip_range_vf(self._current_progress_remaining)",
+        "self.clip_range_vf(1.0)",
+        "that of values, too",
+        found_by="phases",
+    ),
     # === Heads ===
     Mutant(HEADS, "if norm > max_grad_norm:", "if False:", "never clipped"),
     Mutant(HEADS, "gradients.mul_(max_grad_norm / norm)", "gradients.mul_(max_grad_norm)", "clipped to another norm"),
-    Mutant(HEADS, "            gradients.zero_()\n", "            pass\n", "gradients add up"),
+    Mutant(HEADS, "            gradients.zero_()\n", "            pass\n", "gradients add up", found_by="oracle"),
     Mutant(
         HEADS,
         "th.full_like(outputs.entropy, slopes.entropy)",
@@ -328,16 +428,24 @@ MUTANTS = [
         "            starts.append(slopes.values)",
         "            starts.append(-slopes.values)",
         "sign of the value slope",
+        found_by="oracle",
     ),
     Mutant(
         HEADS,
         "[[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]",
         "[[p for p in self.parameters if p not in critic or not _is_linear(policy.value_net)], []]",
         "the critic's errors shrink the actor's step",
+        found_by="heads",
     ),
     Mutant(HEADS, "spread if group", "maps if group", "spread at the rate of the maps"),
-    Mutant(HEADS, "        memory.fade(len(inputs))\n", "", "memory does not fade"),
-    Mutant(HEADS, "memory.new_rows < memory.FIT_ROWS", "memory.new_rows < 0", "fitted to every handful of rows"),
+    Mutant(HEADS, "        memory.fade(len(inputs))\n", "", "memory does not fade", found_by="evaluation"),
+    Mutant(
+        HEADS,
+        "memory.new_rows < memory.FIT_ROWS",
+        "memory.new_rows < 0",
+        "fitted to every handful of rows",
+        found_by="evaluation",
+    ),
     Mutant(
         HEADS, "held = self._anchor_gram + memory.held_gram", "held = memory.held_gram + 0.0", "values not held on the anchors"
     ),
@@ -350,11 +458,19 @@ MUTANTS = [
     Mutant(
         HEADS, "(returns[:, None] - head(features)) + memory", "returns[:, None] + memory", "fitted to returns from nothing"
     ),
-    Mutant(HEADS, "+ memory.missing(weights)\n", "\n", "memory not drawn on by long rollouts"),
-    Mutant(HEADS, "max(memory.new_rows // len(inputs), 1)", "1", "one step for all rollouts that have waited"),
-    Mutant(HEADS, "        memory.fitted()\n", "", "never fitted"),
-    Mutant(HEADS, "            memory.hold(own, len(inputs))", "            pass", "long rollouts not held"),
-    Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered"),
+    Mutant(HEADS, "+ memory.missing(weights)\n", "\n", "memory not drawn on by long rollouts", found_by="evaluation"),
+    Mutant(
+        HEADS,
+        "max(memory.new_rows // len(inputs), 1)",
+        "1",
+        "one step for all rollouts that have waited",
+        found_by="evaluation",
+    ),
+    Mutant(HEADS, "        memory.fitted()\n", "", "never fitted", found_by="evaluation"),
+    Mutant(
+        HEADS, "            memory.hold(own, len(inputs))", "            pass", "long rollouts not held", found_by="evaluation"
+    ),
+    Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered", found_by="evaluation"),
     Mutant(HEADS, "wanted[rows] - getattr", "getattr", "heads held to nothing"),
     Mutant(HEADS, "self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))", "pass", "heads not held"),
     Mutant(HEADS, "head.bias.add_(step[-1])", "pass", "bias not moved"),
@@ -403,7 +519,13 @@ MUTANTS = [
     Mutant(BLOCKS, "            parameter.grad = own", "            parameter.grad = -own", "sign of the gradient"),
     Mutant(BLOCKS, "threshold_backward(gradient, outputs, 0)", "threshold_backward(gradient, outputs, -1)", "slope of ReLU"),
     # === Targets and distances ===
-    Mutant(TARGETS, "self._guidance[role], self._coef)", "self._guidance[role], 1 - self._coef)", "one minus the coefficient"),
+    Mutant(
+        TARGETS,
+        "self._guidance[role], self._coef)",
+        "self._guidance[role], 1 - self._coef)",
+        "one minus the coefficient",
+        found_by="targets",
+    ),
     Mutant(
         TARGETS,
         "self._target(self._disparity(configuration.distances))",
@@ -430,7 +552,11 @@ MUTANTS = [
     Mutant(PENDING, "min(self.interval, Anchors.fitting(first))", "self.interval", "more bytes than may be kept"),
     Mutant(PENDING, "(number := self.rows) < enough", "(number := self.rows) <= enough", "one rollout too late"),
     Mutant(
-        PENDING, "rows.number >= enough:", "rows.number > enough:", "a whole rollout waits", "it is handed out all the same"
+        PENDING,
+        "rows.number >= enough:",
+        "rows.number > enough:",
+        "a whole rollout waits",
+        equivalent="it is handed out all the same",
     ),
     Mutant(PENDING, "            self._clear()  # from before", "            pass  # from before", "signals of two kinds"),
     Mutant(PENDING, "        self._clear()\n        return Rows", "        return Rows", "handed out twice"),
@@ -463,7 +589,13 @@ MUTANTS = [
     Mutant(WHITENING, "self.scale[:, None] * weight, self.scale * bias", "weight, bias", "left in units"),
     Mutant(WHITENING, "outputs * self.scale))", "outputs))", "units forgotten"),
     # === Features of a rollout ===
-    Mutant(LATENTS, "th.stack(tensors, dim=1)", "th.stack(tensors, dim=0)", "features step by step, all else by environments"),
+    Mutant(
+        LATENTS,
+        "th.stack(tensors, dim=1)",
+        "th.stack(tensors, dim=0)",
+        "features step by step, all else by environments",
+        found_by="targets",
+    ),
     Mutant(
         LATENTS, "if not fits or self._versions != versions(self._parameters):", "if not fits:", "features of other weights"
     ),
