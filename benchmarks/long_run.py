@@ -29,7 +29,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.on_policy import LOCAL_ROWS, ForwardOnPolicyAlgorithm
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"forward_a2c": ForwardA2C, "forward_ppo": ForwardPPO, "a2c": A2C, "ppo": PPO}
 N_ENVS = 8
@@ -101,7 +101,7 @@ def wrong(model: ForwardOnPolicyAlgorithm, rollouts: int, timesteps: int) -> lis
     progress = max(1 - model.num_timesteps / timesteps, 0.0)
     rows = model.n_steps * N_ENVS
     phases = rollouts // math.ceil(model.local_interval / rows)
-    minibatches = phases * model.local_epochs * math.ceil(LOCAL_ROWS / model.local_batch_size)
+    minibatches = phases * model.local_epochs * math.ceil(model.local_rows / model.local_batch_size)
     for block in model.network.blocks:
         assert block.optimizer is not None
         rate, expected = block.optimizer.param_groups[0]["lr"], model.local_lr_schedule(progress)

@@ -14,10 +14,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 Observations = TypeVar("Observations", PyTorchObs, np.ndarray | dict[str, np.ndarray])
 
-# At most so many are kept, and so many bytes of them: they are saved with the model (our choice)
-ANCHORS = 2048
-ANCHOR_BYTES = 2**23
-
 
 class Anchors:
     """
@@ -26,8 +22,22 @@ class Anchors:
     :param state: the sample, empty at first; kept by the caller, who saves and loads it
     """
 
+    # At most so many are kept, and so many bytes of them: they are saved with the model (our choice)
+    ROWS = 2048
+    BYTES = 2**23
+
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
+
+    @classmethod
+    def fitting(cls, row: PyTorchObs) -> int:
+        """
+        Tell how many observations fit into the bytes that may be kept.
+
+        :param row: one observation (1, ...), or a dictionary of such
+        :return: how many like this may be kept
+        """
+        return cls.BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
 
     @property
     def rows(self) -> int:
@@ -43,7 +53,7 @@ class Anchors:
         :param observations: from indices to these of them, (B, ...), or a dictionary of such
         :return: indices of the old ones that were kept, and of those taken in: the sample is the first, then the second
         """
-        room = min(ANCHORS, fitting(observations(th.zeros(1, dtype=th.long))))
+        room = min(self.ROWS, self.fitting(observations(th.zeros(1, dtype=th.long))))
         taken = th.randperm(rows)[: max(room // 8, room - self.rows)]
         kept = th.randperm(self.rows)[: room - len(taken)]
         new = observations(taken)
@@ -58,14 +68,6 @@ class Anchors:
         """
         for first in range(0, self.rows, size):
             yield pick(self.state["observations"], slice(first, first + size))
-
-
-def fitting(row: PyTorchObs) -> int:
-    """
-    :param row: one observation (1, ...), or a dictionary of such
-    :return: how many like this may be kept
-    """
-    return ANCHOR_BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
 
 
 def pick(observations: Observations, rows: Any) -> Observations:

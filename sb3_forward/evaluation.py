@@ -15,10 +15,6 @@ import numpy as np
 import torch as th
 from torch import nn
 
-# So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
-MEMORY_ROWS = 256
-# The head is fitted anew once so many have come, not for every handful (our choice)
-FIT_ROWS = MEMORY_ROWS // 4
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
 CARRY_RIDGE = 1e-3
 
@@ -117,6 +113,11 @@ class Memory:
     :param state: the sums, none at first; kept by the caller, who saves and loads it
     """
 
+    # So many rows are remembered, the recent ones more; a rollout that has as many is enough by itself (our choice)
+    ROWS = 256
+    # The head is fitted anew once so many have come, not for every handful (our choice)
+    FIT_ROWS = 64
+
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
 
@@ -190,7 +191,7 @@ class Memory:
         if not self.rows:
             return
         self.state.pop("trace", None)
-        keep = max(1 - rows / MEMORY_ROWS, 0.0)
+        keep = max(1 - rows / self.ROWS, 0.0)
         self.hold(self.state["gram"], self.rows, 1 - keep)
         if keep > 0:
             self.state["gram"].mul_(keep)

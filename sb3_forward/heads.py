@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from sb3_forward import closed_form
 from sb3_forward.blocks import build_optimizer
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import FIT_ROWS, Memory, Steps, solve_ridge, with_level
+from sb3_forward.evaluation import Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.whitening import Basis, Whitening
@@ -141,7 +141,7 @@ class Heads:
         memory.fade(len(inputs))
         if steps is not None:
             memory.add(inputs, steps)
-            if memory.new_rows < FIT_ROWS:
+            if memory.new_rows < memory.FIT_ROWS:
                 return
         weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
         gram: Any = memory.gram

@@ -29,10 +29,10 @@ from stable_baselines3.common.utils import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forward.anchors import ANCHORS, Anchors, pick
+from sb3_forward.anchors import Anchors, pick
 from sb3_forward.blocks import Activations, Block
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.evaluation import MEMORY_ROWS, Memory, Steps, make_steps
+from sb3_forward.evaluation import Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
@@ -54,8 +54,6 @@ from sb3_forward.validation import (
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
 FEATURE_ROWS = 512
-# A pass of the local phase has at most so many rows, drawn at random (our choice)
-LOCAL_ROWS = 512
 
 
 class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
@@ -75,6 +73,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         "CnnPolicy": ForwardCnnPolicy,
         "MultiInputPolicy": ForwardMultiInputPolicy,
     }
+    # A pass of the local phase has at most so many rows, drawn at random (our choice)
+    local_rows = 512
 
     def __init__(
         self,
@@ -262,7 +262,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         buffer, last, cuts = self.rollout_buffer, self._recorder.last, self._recorder.cuts
         # A buffer of the user's own may have returns of another kind
         known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
-        if not self.heads.fits_values or not known or last is None or self._rollout_rows() >= MEMORY_ROWS:
+        if not self.heads.fits_values or not known or last is None or self._rollout_rows() >= Memory.ROWS:
             return None
         rewards = buffer.rewards.T.copy()
         for env, step, features in cuts:
@@ -303,7 +303,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         # What was said, then batch by batch what is read now: features of all rows would be most of what an update holds
         others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
         # The policy goes on from here: the rollout counts as much as all that was before
-        others = others[th.randperm(len(others))[:ANCHORS]]
+        others = others[th.randperm(len(others))[: Anchors.ROWS]]
         said = [output[th.cat([taken, others])] for output in self.heads.say(*rows.latents)]
         if known is not None:
             said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
@@ -345,8 +345,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.policy.set_training_mode(True)
         record = LocalRecord({}, [])
         for _ in range(self.local_epochs):
-            for part in th.as_tensor(np.random.permutation(rows.number)[:LOCAL_ROWS]).split(
-                min(self.local_batch_size, LOCAL_ROWS)
+            for part in th.as_tensor(np.random.permutation(rows.number)[: self.local_rows]).split(
+                min(self.local_batch_size, self.local_rows)
             ):
                 if len(part) > 2:  # a single pair matches any other
                     here = {role: signal[part.to(self.device)] for role, signal in guidance.items()}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.anchors import fitting, join, pick
+from sb3_forward.anchors import Anchors, join, pick
 from sb3_forward.latents import Latents
 
 # Two rows have a single distance, which matches any other: a local phase moves nothing on fewer than these
@@ -48,7 +48,7 @@ class Pending:
         if self.state and self.state[0]["signals"].keys() != rows.signals.keys():
             self._clear()  # from before guidance was switched on or off
         first = pick(self.state[0]["observations"], slice(1)) if self.state else rows.observations(th.zeros(1, dtype=th.long))
-        enough = max(min(self.interval, fitting(first)), LEAST_ROWS)
+        enough = max(min(self.interval, Anchors.fitting(first)), LEAST_ROWS)
         if not self.state and rows.number >= enough:
             return rows
         own = rows.observations(th.arange(rows.number))

@@ -1,6 +1,6 @@
 """
-One thread, as small networks want it; and how many examples the property tests try: the same few in every run of the suite, and
-as many as you like by hand.
+One thread, as small networks want it; and how many examples the property tests try: the same few in every run of the suite,
+and as many as you like by hand.
 
     python -m pytest tests/test_properties.py --hypothesis-profile=long
 """

@@ -59,6 +59,8 @@ def test_training_is_the_same_with_a_restless_extractor(algorithm: Any):
     kwargs = {"policy_kwargs": {"features_extractor_class": RestlessExtractor}, "n_steps": 16, "seed": 0, "device": "cpu"}
     if issubclass(algorithm, PPO):
         kwargs["batch_size"] = 8
+    if algorithm in ALGORITHMS:
+        kwargs["local_interval"] = 1
     models = [algorithm("MlpPolicy", RandomEnv(), **kwargs) for _ in range(2)]
     for model, callback in zip(models, (None, LocalLearningCallback(every=1)), strict=True):
         model.set_random_seed(0)

@@ -95,6 +95,17 @@ def test_returns_taken_apart(gae_lambda: float, limit: int, monkeypatch: pytest.
         th.testing.assert_close(memory.missing(weights), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_traces_go_on_from_rollout_to_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an episode that does so."""
+    calls = spy_on_fits(monkeypatch)
+    model = ForwardA2C("MlpPolicy", Counting(), n_steps=5, gamma=0.9, gae_lambda=0.8, seed=1, device="cpu").learn(10)
+    (_, _, first, _), (features, _, second, _) = calls
+    assert first is not None
+    assert second is not None
+    th.testing.assert_close(second.traces[0], with_level(features)[0] + 0.9 * 0.8 * first.trace[0])
+    assert model.heads.memory.trace is second.trace
+
+
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
 def test_two_short_rollouts_are_as_one_long(gae_lambda: float) -> None:
     """Traces go on, until an episode ends."""
@@ -128,9 +139,8 @@ def test_steps_of_one_episode() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_an_endless_episode(algorithm: Any) -> None:
     """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
     kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
     env = gym.wrappers.TimeLimit(Counting(), 8)
     model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
@@ -140,8 +150,8 @@ def test_values_of_an_endless_episode(algorithm: Any, monkeypatch: pytest.Monkey
 
 def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the ridge regression over the rows of both, by their temporal differences of today, the older fading."""
-    monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 120)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
+    monkeypatch.setattr(Memory, "ROWS", 120)
+    monkeypatch.setattr(Memory, "FIT_ROWS", 40)
     model = small_model(ForwardPPO)
     heads, head = model.heads, model.policy.value_net
     rows = []
@@ -160,6 +170,50 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
 
 
+def test_rollouts_that_have_waited_have_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two fits for both; a rollout that is not to be remembered is fitted at once, and draws on what is."""
+    monkeypatch.setattr(Memory, "FIT_ROWS", 30)
+    numbers: list[int] = []
+    steps = Memory.steps
+
+    def watched(self: Memory, gram: th.Tensor, weights: th.Tensor, ridge: float, number: int) -> th.Tensor:
+        numbers.append(number)
+        return steps(self, gram, weights, ridge, number)
+
+    monkeypatch.setattr(Memory, "steps", watched)
+    heads = small_model(ForwardPPO).heads
+    for _ in range(4):
+        features = th.rand(16, 64)
+        heads.fit_values(features, th.zeros(16), random_steps(features))
+    assert numbers == [2, 2]
+
+
+def test_a_rollout_that_is_not_remembered_draws_on_those_that_are() -> None:
+    """Ridge regression over the rows of both. No trace goes through it."""
+    model = small_model(ForwardPPO)
+    heads, head = model.heads, model.policy.value_net
+    old, new, returns = th.rand(64, 64), th.rand(64, 64), th.rand(64)
+    heads.fit_values(old, th.zeros(64), random_steps(old))
+    heads.memory.fade = lambda rows: heads.memory.state.pop("trace")
+    before, memory = weights_of(head), heads.memory
+    inputs = with_level(new)
+    gram = memory.gram + inputs.T @ inputs
+    gram.diagonal().add_((1e-3 + 1 / 128) * gram.diagonal().mean())
+    missing = memory.missing(before) + inputs.T @ (returns[:, None] - inputs @ before)
+    heads.fit_values(new, returns)
+    th.testing.assert_close(weights_of(head), before + th.linalg.solve(gram, missing), rtol=5e-3, atol=1e-2)
+
+
+def test_a_trace_ends_where_steps_are_missing() -> None:
+    heads = small_model(ForwardPPO).heads
+    features = th.rand(64, 64)
+    heads.fit_values(features, th.zeros(64), random_steps(features))
+    assert heads.memory.trace is not None
+    heads.fit_values(features, th.zeros(64))
+    assert heads.memory.rows > 0
+    assert heads.memory.trace is None
+
+
 def test_rollouts_that_have_waited_have_a_step_each() -> None:
     """Each is towards the returns with the values after the one before."""
     features, weights, gram = th.rand(40, 6), th.randn(7, 1), th.eye(7) * 40
@@ -174,9 +228,8 @@ def test_rollouts_that_have_waited_have_a_step_each() -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rollouts of 16 rows, the head is fitted to three of them at once; a saved model goes on counting."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 40)
-    model = small_model(algorithm, n_steps=16)
+    monkeypatch.setattr(Memory, "FIT_ROWS", 40)
+    model = small_model(algorithm, n_steps=16, local_interval=4096)
     fitted = []
     for _ in range(7):
         before = weights_of(model.policy.value_net)
@@ -207,15 +260,12 @@ def test_memory_fades_and_ends() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("n_steps", "remembered"), [(16, 16 + 16 * (1 - 1 / 16)), (256, 0)])
-def test_only_short_rollouts_are_remembered(
-    algorithm: Any, n_steps: int, remembered: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_short_rollouts_are_remembered(algorithm: Any, n_steps: int, remembered: float) -> None:
     """A long one is enough by itself. All are held, until the anchors hold the values."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    model = small_model(algorithm, n_steps=n_steps).learn(2 * n_steps)
+    model = small_model(algorithm, n_steps=n_steps, local_interval=4096).learn(2 * n_steps)
     memory = model.heads.memory
     assert (memory.rows, memory.rows + memory.held_rows) == pytest.approx((remembered, 2 * n_steps))
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 1)
+    model.pending.interval = 1
     model.learn(n_steps)
     assert memory.held_rows == 0 < model.anchors.rows
     assert (memory.rows > 0) == (remembered > 0)
@@ -226,7 +276,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     memory, before, rotation = Memory({}), th.randn(200, 8), th.linalg.qr(th.randn(8, 8)).Q
     inputs, weights = with_level(before), th.randn(9, 1)
     memory.add(inputs, random_steps(before))
-    missing = memory.missing(weights)
+    missing, trace = memory.missing(weights), memory.trace
     after = before @ rotation + 0.1
     memory.carry(before, after)
     th.testing.assert_close(memory.gram, with_level(after).T @ with_level(after), rtol=1e-2, atol=1.0)
@@ -235,26 +285,23 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     back = th.eye(9)
     back[:8, :8], back[8, :8] = rotation, 0.1
     th.testing.assert_close(memory.missing(moved), back.T @ missing, rtol=1e-2, atol=2.0)
+    th.testing.assert_close(memory.trace, trace @ back, rtol=1e-2, atol=1e-2)
 
 
-def test_returns_of_another_kind_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 2048)
+def test_returns_of_another_kind_are_not_remembered() -> None:
 
     class Shifted(RolloutBuffer):
         def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
             super().compute_returns_and_advantage(last_values, dones)
             self.returns = self.returns + 1
 
-    model = small_model(ForwardA2C, rollout_buffer_class=Shifted).learn(64)
+    model = small_model(ForwardA2C, rollout_buffer_class=Shifted, local_interval=2048).learn(64)
     assert model.heads.memory.rows == 0
 
 
 @pytest.mark.parametrize(("clip_range_vf", "remembered"), [(None, True), (0.2, False)])
-def test_values_that_are_clipped_are_not_drawn_by_older_returns(
-    clip_range_vf: float | None, remembered: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    model = small_model(ForwardPPO, clip_range_vf=clip_range_vf).learn(64)
+def test_values_that_are_clipped_are_not_drawn_by_older_returns(clip_range_vf: float | None, remembered: bool) -> None:
+    model = small_model(ForwardPPO, clip_range_vf=clip_range_vf, local_interval=4096).learn(64)
     assert (model.heads.memory.rows > 0) == remembered
 
 

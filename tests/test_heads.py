@@ -1,6 +1,7 @@
 """The heads' loss: its slopes, and their gradients in closed form, against automatic differentiation."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.closed_form import HeadOutputs
-from sb3_forward.heads import CachedRollout
+from sb3_forward.heads import CachedRollout, improved_outputs
 from sb3_forward.ppo import Surrogate
 from tests.envs import ALGORITHMS, small_model
 
@@ -54,6 +55,39 @@ def test_slopes_of_ppo(clip_range_vf: float | None, ent_coef: float, closed_entr
     if closed_entropy:
         th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
     assert surrogate.means()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ent_coef", [0.0, 0.1])
+@pytest.mark.parametrize("closed_entropy", [True, False])
+def test_slopes_of_a2c(ent_coef: float, closed_entropy: bool) -> None:
+    """Those of SB3's loss, and what it logs."""
+    values, log_prob, entropy, batch = outputs_and_rollout(4)
+    policy_loss = -(batch.advantages * log_prob).mean()
+    entropy_loss = -entropy.mean() if closed_entropy else log_prob.mean()
+    value_loss = F.mse_loss(batch.returns, values)
+    loss = policy_loss + ent_coef * entropy_loss + 0.7 * value_loss
+    wanted = th.autograd.grad(loss, [values, log_prob, entropy], allow_unused=True)
+
+    model = small_model(ForwardA2C, ent_coef=ent_coef, vf_coef=0.7).learn(16)
+    said = HeadOutputs(log_prob.detach(), entropy.detach() if closed_entropy else -log_prob.detach(), values.detach())
+    slopes = model._objective(batch, said)
+    th.testing.assert_close(slopes.values, wanted[0])
+    th.testing.assert_close(slopes.log_prob if closed_entropy else slopes.log_prob - slopes.entropy, wanted[1])
+    if closed_entropy:
+        th.testing.assert_close(th.full((ROWS,), slopes.entropy), wanted[2])
+    for name, expected in (("policy", policy_loss), ("entropy", entropy_loss), ("value", value_loss)):
+        assert model.logger.name_to_value[f"train/{name}_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(1.4, True), (1.6, False)])
+def test_no_step_above_one_and_a_half_of_the_target_kl(factor: float, steps: bool) -> None:
+    """As in SB3."""
+    _, _, entropy, batch = outputs_and_rollout(5)
+    outputs = HeadOutputs(batch.old_log_prob + 0.1, entropy.detach())
+    kl = math.exp(0.1) - 1 - 0.1
+    surrogate = Surrogate(0.2, None, 0.0, 0.5, target_kl=kl / factor)
+    assert (surrogate(batch, outputs) is not None) == steps
+    assert surrogate.kl == pytest.approx(kl, rel=1e-4)
 
 
 def test_fitted_values_have_no_slope() -> None:
@@ -178,6 +212,56 @@ def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
     before = copy.deepcopy(model.policy.value_net.state_dict())
     model.learn(16)
     assert all(not th.equal(before[name], value) for name, value in model.policy.value_net.state_dict().items())
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_closed_form_of_improved_outputs(actions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what automatic differentiation of the policy's own distribution does."""
+    policy = small_model(ForwardPPO, actions=actions, policy_kwargs={"log_std_init": -1.0, "ortho_init": False}).policy
+    latent, advantages = th.randn(20, 64), th.randn(20)
+    with th.no_grad():
+        taken = policy._get_action_dist_from_latent(latent).sample()
+        closed = improved_outputs(policy, latent, taken, advantages)
+    monkeypatch.setattr("sb3_forward.closed_form.applies", lambda policy: False)
+    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), closed, rtol=1e-4, atol=1e-5)
+
+
+def test_improved_logits_of_several_choices() -> None:
+    """Each choice has its own: onehot less probabilities."""
+    policy = small_model(ForwardPPO, actions="MultiDiscrete", policy_kwargs={"ortho_init": False}).policy
+    latent, advantages, taken = th.randn(4, 64), th.randn(4), th.tensor([[0, 2], [1, 0], [1, 1], [0, 0]])
+    logits = policy.action_net(latent).detach()
+    scores = [
+        F.one_hot(taken[:, choice], size) - part.softmax(dim=1)
+        for choice, (part, size) in enumerate(zip(logits.split([2, 3], dim=1), (2, 3), strict=True))
+    ]
+    expected = logits + advantages[:, None] * th.cat(scores, dim=1)
+    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), expected)
+
+
+def test_errors_of_the_critic_do_not_shrink_the_step_of_the_actor() -> None:
+    """Gradients of the two are clipped apart, also where that of the values is followed."""
+
+    class DeepHead(ForwardPolicy):
+        def _build(self, lr_schedule: Any) -> None:
+            super()._build(lr_schedule)
+            self.value_net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
+            self.optimizer = th.optim.SGD(self.parameters(), lr=lr_schedule(1))
+
+    changes = []
+    for vf_coef in (0.5, 500.0):
+        kwargs: dict[str, Any] = {
+            "vf_coef": vf_coef,
+            "hidden_training": "frozen",
+            "whiten_heads": False,
+            "max_grad_norm": 1e-3,
+        }
+        model = small_model(ForwardA2C, DeepHead, policy_kwargs={"optimizer_class": th.optim.SGD}, **kwargs)
+        before = model.policy.action_net.weight.detach().clone()
+        model.learn(16)
+        changes.append(model.policy.action_net.weight.detach() - before)
+    assert changes[0].abs().max() > 0
+    th.testing.assert_close(*changes)
 
 
 @pytest.mark.parametrize("actions", ["MultiDiscrete", "MultiBinary"])

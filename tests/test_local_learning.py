@@ -11,8 +11,9 @@ from stable_baselines3 import A2C, PPO
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.anchors import Anchors
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Steps, with_level
+from sb3_forward.evaluation import Memory, Steps, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
@@ -277,11 +278,10 @@ def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows say little about distances; meanwhile the heads learn on features that stay as they are."""
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    monkeypatch.setattr("sb3_forward.heads.FIT_ROWS", 1)
+    monkeypatch.setattr(Memory, "FIT_ROWS", 1)
     trained: list[Any] = []
     monkeypatch.setattr(algorithm, "_local_phase", lambda self, rows: trained.append(rows))
-    model = small_model(algorithm)
+    model = small_model(algorithm, local_interval=48)
     rollouts = []
 
     def keep(_locals: Any, _globals: Any) -> bool:
@@ -306,10 +306,10 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     assert model.anchors.rows == 48
 
 
-def test_parameters_from_elsewhere_come_with_their_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    waiting, fresh = small_model(ForwardA2C).learn(32), small_model(ForwardA2C, seed=1)
-    model = small_model(ForwardA2C).learn(64)
+def test_parameters_from_elsewhere_come_with_their_own_rows() -> None:
+    waiting, fresh = (small_model(ForwardA2C, seed=seed, local_interval=48) for seed in range(2))
+    waiting.learn(32)
+    model = small_model(ForwardA2C, local_interval=48).learn(64)
     for source, rows in ((waiting, 32), (fresh, 0)):
         model.set_parameters(copy.deepcopy(source.get_parameters()))
         model._prepare_optimizers()
@@ -317,9 +317,8 @@ def test_parameters_from_elsewhere_come_with_their_own_rows(monkeypatch: pytest.
         assert model.heads.memory.rows + model.heads.memory.held_rows == rows
 
 
-def test_guidance_that_is_switched_on_starts_with_fresh_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    model = small_model(ForwardA2C, guidance_coef=0.0).learn(32)
+def test_guidance_that_is_switched_on_starts_with_fresh_rows() -> None:
+    model = small_model(ForwardA2C, guidance_coef=0.0, local_interval=48).learn(32)
     model.guidance_coef = 0.5
     model.learn(16)
     assert model.pending.rows == 16
@@ -451,8 +450,7 @@ def test_other_rollouts_hold_the_fit_of_the_values_as_anchors_do() -> None:
 
 
 def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    monkeypatch.setattr("sb3_forward.evaluation.MEMORY_ROWS", 16)
+    monkeypatch.setattr(Memory, "ROWS", 32)
     held: list[float] = []
     fit_values = Heads.fit_values
 
@@ -461,14 +459,15 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         fit_values(self, features, returns, steps)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
-    small_model(ForwardA2C).learn(80)
-    assert held == [0, 16, 32, 64, 80]  # after the third, all are anchors, and the last of them is remembered, too
+    small_model(ForwardA2C, local_interval=48).learn(80)
+    # After the third, all are anchors, and what has not faded of them is remembered, too: 16 + 16 / 2 + 16 / 4
+    assert held == [0, 16, 32, 48 + 28, 48 + 28 + 16]
 
 
 def test_a_local_phase_has_a_random_part_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.on_policy.LOCAL_ROWS", 32)
     parts: list[th.Tensor] = []
     model = small_model(ForwardPPO, n_steps=128, n_epochs=1, local_batch_size=8, local_epochs=2)
+    model.local_rows = 32
     monkeypatch.setattr(ForwardPPO, "_local_minibatch", lambda self, rows, guidance, record: parts.append(rows))
     model.learn(128)
     assert [len(part) for part in parts] == [8] * 8
@@ -486,10 +485,9 @@ def test_no_value_coefficient_no_fit() -> None:
 
 
 def test_large_observations_do_not_wait_for_more_than_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 4096)
-    monkeypatch.setattr("sb3_forward.anchors.ANCHOR_BYTES", 48 * 4 * 4)  # 48 rows of four floats
+    monkeypatch.setattr(Anchors, "BYTES", 48 * 4 * 4)  # 48 rows of four floats
     trained: list[Any] = []
     monkeypatch.setattr(ForwardPPO, "_local_phase", lambda self, rows: trained.append(rows.number))
-    small_model(ForwardPPO).learn(96)
-    small_model(ForwardPPO, n_steps=64).learn(64)
+    small_model(ForwardPPO, local_interval=4096).learn(96)
+    small_model(ForwardPPO, n_steps=64, local_interval=4096).learn(64)
     assert trained == [48, 48, 64]

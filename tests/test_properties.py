@@ -85,6 +85,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "learning_rate": draw(st.sampled_from([0.0, 1e-3, 0.1])),
         "local_learning_rate": draw(st.sampled_from([1e-3, 0.03, "lin_0.01"])),
         "head_learning_rate_scale": draw(st.sampled_from([0.5, 3.0])),
+        "local_interval": 1,
         "local_epochs": draw(st.integers(1, 2)),
         "local_batch_size": draw(st.integers(3, 20)),
         "local_loss": draw(st.sampled_from(["stress", "strain"])),

@@ -141,6 +141,7 @@ def test_observations(algorithm: Any) -> None:
                 "MlpPolicy",
                 RandomEnv(observations),
                 n_steps=16,
+                local_interval=1,
                 local_loss=local_loss,
                 disparity="gaussian",
                 guidance_coef=0.3,

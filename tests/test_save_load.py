@@ -64,9 +64,8 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, algorithm: Any, po
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_rows_that_wait_for_a_local_phase_are_saved(tmp_path: Path, algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    model = small_model(algorithm).learn(32)
+def test_rows_that_wait_for_a_local_phase_are_saved(tmp_path: Path, algorithm: Any) -> None:
+    model = small_model(algorithm, local_interval=48).learn(32)
     start = model.get_parameters()["policy"]["mlp_extractor.policy_net.0.weight"].clone()
     model.save(tmp_path / "model")
     resumed = algorithm.load(tmp_path / "model", env=model.env, device="cpu")
@@ -160,7 +159,7 @@ def test_schedule_that_ends_below_zero(tmp_path: Path, algorithm: Any) -> None:
 def test_stock_zip_trains_forward(tmp_path: Path) -> None:
     stock = PPO("MlpPolicy", RandomEnv(), n_steps=16, batch_size=8, n_epochs=1, device="cpu").learn(16)
     stock.save(tmp_path / "stock")
-    model = ForwardPPO.load(tmp_path / "stock", env=stock.get_env(), device="cpu", local_batch_size=8)
+    model = ForwardPPO.load(tmp_path / "stock", env=stock.get_env(), device="cpu", local_batch_size=8, local_interval=16)
     assert type(model.policy) is ActorCriticPolicy
     before = model.network.blocks[0].parameters[0].clone()
     model.learn(16)

@@ -190,9 +190,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", [None, *DAMAGE])
-def test_rows_that_wait_for_a_local_phase(case: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_forward.pending.WAITING_ROWS", 48)
-    model, other = small_model(ForwardPPO).learn(32), small_model(ForwardPPO, seed=1)
+def test_rows_that_wait_for_a_local_phase(case: str | None, tmp_path: Path) -> None:
+    model, other = small_model(ForwardPPO, local_interval=48).learn(32), small_model(ForwardPPO, seed=1, local_interval=48)
     save_tensors(model, tmp_path / "saved")
     if case is None:
         load_tensors(other, tmp_path / "saved")

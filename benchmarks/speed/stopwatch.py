@@ -71,8 +71,8 @@ def time_updates(case: UpdateCase, repeats: int, device: str) -> Iterator[Row]:
     """
     watches = {side: Stopwatch(case.make(side, device)) for side in SIDES}
     # Ours has a local phase in as many rollouts as make these rows
-    interval = watches["forward"].model.local_interval
-    rows = -(-interval // case.rows) * case.rows
+    ours: Any = watches["forward"].model
+    rows = -(-ours.local_interval // case.rows) * case.rows
     for watch in watches.values():
         # What is made on first use: the state of the optimizers, and for ours a full set of anchors
         watch.learn(rows)

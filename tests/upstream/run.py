@@ -1,8 +1,9 @@
 """
 Run the own tests of Stable-Baselines3 and of the RL Zoo twice, as they are and with our classes in the place of A2C and PPO.
 
-What passes with the stock classes and does not pass with ours is a regression, and makes the exit code 1. A test that fails
-either way (no network, no downloaded agents) says nothing about us and is not counted.
+What passes with the stock classes and does not pass with ours is a regression, and makes the exit code 1, but for a few known
+differences, which are printed with their reason. A test that fails either way (no network, no downloaded agents) says nothing
+about us and is not counted.
 """
 
 import argparse
@@ -26,6 +27,12 @@ ZOO_NAMES = re.compile(r"(?<=[\"'])(ppo|a2c)(?=[\"'])|(?<=--algo )(ppo|a2c)\b")
 SB3_NAMES = {
     "logname = model_name.upper()": "logname = MODEL_DICT[model_name][0].__name__",
     "You are trying to run PPO": "You are trying to run ForwardPPO",
+}
+# What must not pass with ours, by the start of the test's name, and why
+KNOWN_DIFFERENCES = {
+    "tests.test_train_eval_mode::test_a2c_ppo_train_with_batch_norm": (
+        "wants the statistics of a hidden layer to move within 200 steps; hidden layers move every 4096 (`local_interval`)"
+    ),
 }
 # The repository has these at its root, the sdist has not
 ZOO_SCRIPTS = ("train", "enjoy")
@@ -163,10 +170,14 @@ def report(suite: str, work: Path) -> int:
     passing = [name for name, outcome in stock.items() if outcome == "passed"]
     if not passing:
         raise RuntimeError(f"No test passes with the stock classes, see {work / suite}-stock.log")
-    regressions = {name: forward.get(name, "not run") for name in passing if forward.get(name) != "passed"}
+    different = {name: forward.get(name, "not run") for name in passing if forward.get(name) != "passed"}
+    known = {name: reason for name in different for start, reason in KNOWN_DIFFERENCES.items() if name.startswith(start)}
+    regressions = {name: outcome for name, outcome in different.items() if name not in known}
     failing = sum(outcome not in ("passed", "skipped") for outcome in stock.values())
     print(f"{suite}: {len(stock)} tests, {len(passing)} pass with the stock classes ({failing} fail with them too)")
-    print(f"{suite}: {len(passing) - len(regressions)} of these {len(passing)} pass with ours")
+    print(f"{suite}: {len(passing) - len(different)} of these {len(passing)} pass with ours")
+    for name, reason in known.items():
+        print(f"  KNOWN DIFFERENCE {name}: {reason}")
     for name, outcome in regressions.items():
         print(f"  REGRESSION {name}: {outcome}")
     return len(regressions)

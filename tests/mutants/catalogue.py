@@ -1,0 +1,604 @@
+"""The faults, file by file. To add one, add a line: what is replaced must occur once in its file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A fault."""
+
+    file: str  # of the package
+    old: str
+    new: str
+    why: str  # what is wrong with it, in a few words
+    equivalent: str = ""  # if no test can find it, why
+    found_by: str = ""  # the topic of the tests that should find it, if another than its file's
+
+    def mutated(self, root: Path) -> str:
+        """
+        Put the fault into the source.
+
+        :param root: of the repository
+        :return: the source with the fault
+        """
+        return (root / "sb3_forward" / self.file).read_text().replace(self.old, self.new)
+
+    def check(self, root: Path) -> None:
+        """
+        Refuse a fault that no longer has its place.
+
+        :param root: of the repository
+        :raises ValueError: if the text to replace is not there, or more than once
+        """
+        found = (root / "sb3_forward" / self.file).read_text().count(self.old)
+        if found != 1:
+            raise ValueError(f"In {self.file}, {self.old!r} occurs {found} times, not once: mend the mutant ({self.why}).")
+
+    def apply(self, root: Path) -> None:
+        """
+        Write the fault into a copy of the package.
+
+        :param root: folder of the copy
+        """
+        source = self.mutated(root)
+        (root / "sb3_forward" / self.file).write_text(source)
+
+
+# All tests of the method, by topic; those of a file's priorities come first
+TESTS = ("phases", "targets", "oracle", "heads", "local_learning", "evaluation", "blocks", "distances", "run", "save_load")
+PRIORITIES: dict[str, Sequence[str]] = {
+    "a2c.py": ("heads", "phases", "oracle"),
+    "anchors.py": ("phases", "local_learning"),
+    "blocks.py": ("blocks", "phases"),
+    "closed_form.py": ("heads", "phases", "local_learning"),
+    "distances.py": ("distances", "targets"),
+    "evaluation.py": ("evaluation", "phases"),
+    "heads.py": ("phases", "heads", "local_learning", "evaluation"),
+    "latents.py": ("evaluation", "local_learning"),
+    "on_policy.py": ("phases", "targets", "evaluation"),
+    "pending.py": ("local_learning", "phases"),
+    "ppo.py": ("heads", "phases", "oracle"),
+    "targets.py": ("targets",),
+    "whitening.py": ("phases", "local_learning"),
+}
+
+A2C = "a2c.py"
+ANCHORS = "anchors.py"
+BLOCKS = "blocks.py"
+CLOSED_FORM = "closed_form.py"
+DISTANCES = "distances.py"
+EVALUATION = "evaluation.py"
+HEADS = "heads.py"
+LATENTS = "latents.py"
+NETWORK = "network.py"
+ON_POLICY = "on_policy.py"
+PENDING = "pending.py"
+PPO = "ppo.py"
+TARGETS = "targets.py"
+WHITENING = "whitening.py"
+
+HEADS_THEN_HIDDEN = """\
+        with self.heads.training(rollout, self.whiten_heads) as whitened:
+            self._head_phase(whitened)
+        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
+        if (enough := self.pending.add(rows)) is not None:
+            self._hidden_phase(enough)
+"""
+HIDDEN_THEN_HEADS = """\
+        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
+        if (enough := self.pending.add(rows)) is not None:
+            self._hidden_phase(enough)
+        with self.heads.training(rollout, self.whiten_heads) as whitened:
+            self._head_phase(whitened)
+"""
+CARRY = "self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)"
+
+MUTANTS = [
+    # === The order of things, and what goes where ===
+    Mutant(ON_POLICY, HEADS_THEN_HIDDEN, HIDDEN_THEN_HEADS, "local phase before the head phase"),
+    Mutant(ON_POLICY, "self.guidance_coef > 0\n", "self.guidance_coef > 1\n", "never guided"),
+    Mutant(ON_POLICY, "if self.vf_coef * self._head_learning_rate() > 0:", "if True:", "values fitted without a coefficient"),
+    Mutant(ON_POLICY, "steps = None if latents is None else self._steps(rollout)", "steps = None", "nothing remembered"),
+    Mutant(
+        ON_POLICY, "[(rollout.latent_pi, rollout.latent_vf)])", "[(rollout.latent_vf, rollout.latent_pi)])", "features swapped"
+    ),
+    Mutant(
+        ON_POLICY, "explained_variance(values, returns)", "explained_variance(returns, values)", "explained variance swapped"
+    ),
+    Mutant(
+        ON_POLICY, "th.exp(self.policy.log_std).mean()", "self.policy.log_std.mean()", "logarithm logged for the deviation"
+    ),
+    Mutant(
+        ON_POLICY,
+        'n_updates", self._n_updates,',
+        'n_updates", self._n_updates + 1,',
+        "one update too many logged",
+        found_by="oracle",
+    ),
+    Mutant(
+        ON_POLICY,
+        '        if self.hidden_training == "local":\n            self._local_phase(rows)',
+        "        self._local_phase(rows)",
+        "frozen layers trained",
+        found_by="local_learning",
+    ),
+    # === Learning rates and the state of optimizers ===
+    Mutant(
+        ON_POLICY, "return self.head_learning_rate_scale * self._learning_rate()", "return self._learning_rate()", "no scale"
+    ),
+    Mutant(
+        ON_POLICY,
+        "set_learning_rates(self._head_learning_rate(), self._spread_learning_rate())",
+        "set_learning_rates(self._spread_learning_rate(), self._head_learning_rate())",
+        "learning rates of the heads swapped",
+        found_by="heads",
+    ),
+    Mutant(
+        ON_POLICY, "self._update_learning_rate(self.policy.optimizer)", "pass", "learning rate not updated", found_by="phases"
+    ),
+    Mutant(
+        ON_POLICY,
+        "self.heads.optimizer.state = self.policy.optimizer.state",
+        "pass",
+        "state of the heads not shared",
+        found_by="save_load",
+    ),
+    Mutant(
+        ON_POLICY,
+        "block.optimizer.state = self.policy.optimizer.state",
+        "pass",
+        "state of the blocks not shared",
+        found_by="save_load",
+    ),
+    Mutant(
+        ON_POLICY,
+        "update_learning_rate(block.optimizer, self._local_learning_rate())",
+        "pass",
+        "local rate never set",
+        found_by="local_learning",
+    ),
+    Mutant(
+        ON_POLICY,
+        "update_learning_rate(block.optimizer, self._local_learning_rate())",
+        "update_learning_rate(block.optimizer, self._head_learning_rate())",
+        "blocks at the rate of the heads",
+        found_by="local_learning",
+    ),
+    Mutant(
+        ON_POLICY, "self.lr_schedule(self._current_progress_remaining), 0.0)", "self.lr_schedule(1.0), 0.0)", "no schedule"
+    ),
+    Mutant(
+        ON_POLICY,
+        "self.local_lr_schedule(self._current_progress_remaining)",
+        "self.local_lr_schedule(1.0)",
+        "no local schedule",
+        found_by="local_learning",
+    ),
+    # === Guidance ===
+    Mutant(
+        ON_POLICY,
+        "rollout.actions, advantages)\n",
+        "rollout.actions, -advantages)\n",
+        "guidance by minus the advantage",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
+    ),
+    Mutant(
+        ON_POLICY, "critic = rollout.returns[:, None]", "critic = rollout.advantages[:, None]", "critic guided by advantages"
+    ),
+    Mutant(
+        ON_POLICY,
+        "(rollout.advantages.std(correction=0) + 1e-8)",
+        "1.0",
+        "advantages of the guidance not scaled",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
+    ),
+    Mutant(
+        ON_POLICY,
+        "[_unit_variance(signal) for signal in guidance.values()]",
+        '[_unit_variance(guidance["actor"])]',
+        "shared blocks guided by the actor alone",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY,
+        "[_unit_variance(signal) for signal in guidance.values()]",
+        "list(guidance.values())",
+        "shared signals not of unit variance",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY,
+        ".norm() / math.sqrt(len(signal))",
+        ".norm()",
+        "signals of another variance",
+        equivalent="the same for both, and targets do not depend on the unit",
+    ),
+    Mutant(ON_POLICY, "signal[part.to(self.device)]", "signal[: len(part)]", "guidance of other rows", found_by="targets"),
+    # === The local phase ===
+    Mutant(
+        ON_POLICY,
+        "guidance, self.guidance_coef)\n",
+        "guidance, 1 - self.guidance_coef)\n",
+        "one minus the coefficient",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY, "self.local_loss, self.disparity, guidance", 'self.local_loss, "identity", guidance', "disparity ignored"
+    ),
+    Mutant(
+        ON_POLICY,
+        "targets.of(inputs, block.role)",
+        'targets.of(inputs, "actor")',
+        "all blocks guided as the actor's",
+        found_by="targets",
+    ),
+    Mutant(ON_POLICY, "block.role), match, self.max_grad_norm)", "block.role), match, 1e9)", "steps of blocks not clipped"),
+    Mutant(
+        ON_POLICY, "            return step.outputs\n", "            return block.forward(inputs)\n", "outputs after the step"
+    ),
+    Mutant(
+        ON_POLICY,
+        "            targets.remember(step.outputs, step.configuration)\n",
+        "",
+        "distances computed again",
+        equivalent="what is kept is what would be computed",
+    ),
+    Mutant(
+        ON_POLICY,
+        "match = LOCAL_LOSSES[self.local_loss].match",
+        'match = LOCAL_LOSSES["strain"].match',
+        "always strain",
+        found_by="targets",
+    ),
+    Mutant(ON_POLICY, "np.random.permutation(rows.number)", "np.arange(rows.number)", "rows not shuffled", found_by="phases"),
+    Mutant(ON_POLICY, "[: self.local_rows]", "", "all rows in a local phase", found_by="local_learning"),
+    Mutant(ON_POLICY, "for _ in range(self.local_epochs):", "for _ in range(1):", "one local epoch"),
+    Mutant(ON_POLICY, ".split(self.local_batch_size)", ".split(64)", "size of minibatches ignored"),
+    Mutant(ON_POLICY, "if len(part) > 2:", "if len(part) > 1:", "pairs matched"),
+    Mutant(ON_POLICY, "if len(part) > 2:", "if len(part) > 3:", "three rows not matched"),
+    Mutant(
+        ON_POLICY,
+        "set_training_mode(True)\n        record =",
+        "set_training_mode(False)\n        record =",
+        "learning at rest",
+    ),
+    Mutant(ON_POLICY, "self.policy.set_training_mode(False)", "pass", "features of the heads in training mode"),
+    Mutant(
+        ON_POLICY,
+        "setdefault(block.name, []).append(step.loss)",
+        'setdefault("", []).append(step.loss)',
+        "losses under no name",
+    ),
+    Mutant(
+        ON_POLICY, "record.grad_norms.append(step.grad_norm)", "record.grad_norms.append(step.loss)", "losses logged as norms"
+    ),
+    Mutant(
+        ON_POLICY,
+        "(index % buffer.buffer_size, index // buffer.buffer_size)",
+        "(index // buffer.n_envs, index % buffer.n_envs)",
+        "observations step by step, all else by environments",
+        found_by="targets",
+    ),
+    Mutant(
+        ON_POLICY,
+        "values = RolloutBuffer.swap_and_flatten(values)",
+        "values = values.reshape(-1, *values.shape[2:])",
+        "columns",
+        found_by="oracle",
+    ),
+    # === Holding the heads ===
+    Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
+    Mutant(ON_POLICY, CARRY, CARRY.replace("[kept]", "[: len(kept)]"), "sums carried over by other anchors"),
+    Mutant(ON_POLICY, "[: Anchors.ROWS]]", "[:0]]", "held on the anchors alone"),
+    Mutant(ON_POLICY, "[: Anchors.ROWS]]", "]", "held on all rows"),
+    Mutant(ON_POLICY, "others[th.randperm(len(others))[: Anchors.ROWS]]", "others[: Anchors.ROWS]", "held on the first rows"),
+    Mutant(ON_POLICY, "th.cat([old[kept], new])", "th.cat([old[: len(kept)], new])", "what was said of other anchors"),
+    Mutant(ON_POLICY, "output[th.cat([taken, others])]", "output[th.cat([others, taken])]", "said in another order"),
+    Mutant(
+        ON_POLICY, "        self.heads.memory.release()", "        pass", "held by sums and by anchors", found_by="evaluation"
+    ),
+    Mutant(
+        ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
+    ),
+    # === What is made of a rollout to remember it ===
+    Mutant(
+        ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] += self.gamma *", "values of cuts added twice"
+    ),
+    Mutant(
+        ON_POLICY,
+        "rewards[env, step] -= self.gamma *",
+        "rewards[env, step] -= 1.0 *",
+        "values of cuts not discounted",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY, "trace, buffer.gamma, buffer.gae_lambda)", "trace, buffer.gae_lambda, buffer.gamma)", "discount and lambda"
+    ),
+    Mutant(
+        ON_POLICY, "trace = self.heads.memory.trace\n", "trace = None\n", "traces end with the rollout", found_by="evaluation"
+    ),
+    Mutant(
+        ON_POLICY,
+        'info.get("TimeLimit.truncated", False)',
+        'not info.get("TimeLimit.truncated", False)',
+        "ends taken for cuts",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY,
+        "= buffer.episode_starts.T, self._last_episode_starts",
+        "= buffer.episode_starts.T, 0",
+        "ends after the rollout",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY, "self._rollout_rows() >= Memory.ROWS:", "self._rollout_rows() > Memory.ROWS:", "a long rollout remembered"
+    ),
+    # === Advantages ===
+    Mutant(
+        ON_POLICY, "if advantages.shape[-1] < 2:", "if advantages.shape[-1] < 1:", "one advantage normalised", found_by="heads"
+    ),
+    Mutant(ON_POLICY, "(advantages.std(dim=-1, keepdim=True) + 1e-8)", "1.0", "advantages not scaled", found_by="heads"),
+    Mutant(
+        PPO,
+        "view(-1, self.batch_size), rollout",
+        "view(1, -1), rollout",
+        "advantages normalised per rollout",
+        found_by="phases",
+    ),
+    Mutant(PPO, "if not self.normalize_advantage:", "if self.normalize_advantage:", "normalised where they are not to be"),
+    Mutant(A2C, "if self.normalize_advantage:", "if not self.normalize_advantage:", "normalised where they are not to be"),
+    # === A2C's loss ===
+    Mutant(A2C, "Slopes(-rollout.advantages / rows", "Slopes(rollout.advantages / rows", "sign of the policy gradient"),
+    Mutant(A2C, "Slopes(-rollout.advantages / rows", "Slopes(-rollout.advantages", "no mean over rows"),
+    Mutant(A2C, "-self.ent_coef / rows", "self.ent_coef / rows", "sign of the entropy bonus"),
+    Mutant(A2C, "-self.ent_coef / rows", "-self.ent_coef", "entropy not a mean"),
+    Mutant(
+        A2C,
+        "error * (2 * self.vf_coef / rows)",
+        "-error * (2 * self.vf_coef / rows)",
+        "sign of the value slope",
+        found_by="oracle",
+    ),
+    Mutant(A2C, "error * (2 * self.vf_coef / rows)", "error * (self.vf_coef / rows)", "half of the value slope"),
+    Mutant(A2C, "self._objective, self.max_grad_norm)", "self._objective, 1e9)", "steps of the heads not clipped"),
+    Mutant(A2C, "self._n_updates += 1", "self._n_updates += 2", "updates counted twice", found_by="oracle"),
+    Mutant(
+        A2C,
+        "        return self._learning_rate()",
+        "        return self._head_learning_rate()",
+        "spread at the rate of the heads",
+    ),
+    Mutant(A2C, '"entropy_loss", "policy_loss"', '"policy_loss", "entropy_loss"', "logs swapped"),
+    # === PPO's loss ===
+    Mutant(PPO, "surrogate, self.max_grad_norm)", "surrogate, 1e9)", "steps of the heads not clipped"),
+    Mutant(PPO, "for epoch in range(self.n_epochs):", "for epoch in range(1):", "one epoch", found_by="phases"),
+    Mutant(
+        PPO, "            self._n_updates += 1", "            self._n_updates += self.n_epochs", "updates counted too often"
+    ),
+    Mutant(PPO, "                break\n", "                pass\n", "goes on beyond the target", found_by="local_learning"),
+    Mutant(PPO, "> 1.5 * self.target_kl", "> self.target_kl", "target without its factor"),
+    Mutant(
+        PPO, "th.randperm(len(rollout.returns), device=self.device)", "th.arange(len(rollout.returns))", "rows not shuffled"
+    ),
+    Mutant(PPO, "            surrogate.begin_epoch()\n", "", "approximate KL of all epochs", found_by="oracle"),
+    Mutant(PPO, "mul_(-1 / rows)", "mul_(1 / rows)", "sign of the policy gradient"),
+    Mutant(PPO, "mul_(-1 / rows)", "mul_(-1)", "no mean over rows"),
+    Mutant(PPO, "-self.ent_coef / rows, value_slope", "self.ent_coef / rows, value_slope", "sign of the entropy bonus"),
+    Mutant(PPO, "clipped < plain, 0.0", "clipped > plain, 0.0", "clipped on the other side"),
+    Mutant(PPO, "clamp(1 - self.clip_range, 1 + self.clip_range)", "clamp(1 - self.clip_range, 2.0)", "clipped below alone"),
+    Mutant(PPO, "slope = 2 * self.vf_coef", "slope = self.vf_coef", "half of the value slope"),
+    Mutant(PPO, ".clamp(-clip_range_vf, clip_range_vf)", "", "targets of values not clipped", found_by="phases"),
+    Mutant(
+        PPO,
+        "super()._steps(rollout) if self._current_clip_range_vf() is None else None",
+        "super()._steps(rollout)",
+        "remembered",
+        found_by="evaluation",
+    ),
+    Mutant(
+        PPO, "self.clip_range(self._current_progress_remaining)", "self.clip_range(1.0)", "clip range without its schedule"
+    ),
+    Mutant(
+        PPO,
+        "self.clip_range_vf(self._current_progress_remaining)",
+        "self.clip_range_vf(1.0)",
+        "that of values, too",
+        found_by="phases",
+    ),
+    # === Heads ===
+    Mutant(HEADS, "if norm > max_grad_norm:", "if False:", "never clipped"),
+    Mutant(HEADS, "gradients.mul_(max_grad_norm / norm)", "gradients.mul_(max_grad_norm)", "clipped to another norm"),
+    Mutant(HEADS, "            gradients.zero_()\n", "            pass\n", "gradients add up", found_by="oracle"),
+    Mutant(
+        HEADS,
+        "th.full_like(outputs.entropy, slopes.entropy)",
+        "-th.full_like(outputs.entropy, slopes.entropy)",
+        "entropy's sign",
+    ),
+    Mutant(
+        HEADS,
+        "            starts.append(slopes.values)",
+        "            starts.append(-slopes.values)",
+        "sign of the value slope",
+        found_by="oracle",
+    ),
+    Mutant(
+        HEADS,
+        "[[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]",
+        "[[p for p in self.parameters if p not in critic or not _is_linear(policy.value_net)], []]",
+        "the critic's errors shrink the actor's step",
+        found_by="heads",
+    ),
+    Mutant(HEADS, "spread if group", "maps if group", "spread at the rate of the maps"),
+    Mutant(HEADS, "        memory.fade(len(inputs))\n", "", "memory does not fade", found_by="evaluation"),
+    Mutant(
+        HEADS,
+        "memory.new_rows < memory.FIT_ROWS",
+        "memory.new_rows < 0",
+        "fitted to every handful of rows",
+        found_by="evaluation",
+    ),
+    Mutant(
+        HEADS, "held = self._anchor_gram + memory.held_gram", "held = memory.held_gram + 0.0", "values not held on the anchors"
+    ),
+    Mutant(
+        HEADS, "held = self._anchor_gram + memory.held_gram", "held = self._anchor_gram + 0.0", "values not held on other rows"
+    ),
+    Mutant(HEADS, "(1 / ROLLOUT_SHARE - 1) * rows", "1e9 * rows", "a rollout counts by its rows alone"),
+    Mutant(HEADS, "gram = gram + weight * held", "gram = gram + held", "what is held does not give way"),
+    Mutant(HEADS, "ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)", "ridge = REFIT_RIDGE", "few rows trusted"),
+    Mutant(
+        HEADS, "(returns[:, None] - head(features)) + memory", "returns[:, None] + memory", "fitted to returns from nothing"
+    ),
+    Mutant(HEADS, "+ memory.missing(weights)\n", "\n", "memory not drawn on by long rollouts", found_by="evaluation"),
+    Mutant(
+        HEADS,
+        "max(memory.new_rows // len(inputs), 1)",
+        "1",
+        "one step for all rollouts that have waited",
+        found_by="evaluation",
+    ),
+    Mutant(HEADS, "        memory.fitted()\n", "", "never fitted", found_by="evaluation"),
+    Mutant(
+        HEADS, "            memory.hold(own, len(inputs))", "            pass", "long rollouts not held", found_by="evaluation"
+    ),
+    Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered", found_by="evaluation"),
+    Mutant(HEADS, "wanted[rows] - getattr", "getattr", "heads held to nothing"),
+    Mutant(HEADS, "self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))", "pass", "heads not held"),
+    Mutant(HEADS, "head.bias.add_(step[-1])", "pass", "bias not moved"),
+    Mutant(
+        HEADS,
+        "(features.T @ features / rows + self._anchor_moments) / 2",
+        "features.T @ features / rows",
+        "anchors not whitened",
+    ),
+    Mutant(HEADS, "if rows >= WHITENING_ROWS:", "if rows >= 1:", "a few rows whitened"),
+    Mutant(HEADS, "return self.policy.log_std.exp() if", "return self.policy.log_std if", "units of the logarithm"),
+    Mutant(
+        HEADS, "return distribution.stddev.mean(dim=0)", "return distribution.variance.mean(dim=0)", "units of the variance"
+    ),
+    Mutant(
+        HEADS,
+        "return improved + advantages[:, None] * score\n",
+        "return improved - advantages[:, None] * score\n",
+        "sign of scores",
+    ),
+    Mutant(
+        HEADS, "(improved + advantages[:, None] * score * variance)", "(improved + advantages[:, None] * score)", "no natural"
+    ),
+    # === Closed form ===
+    Mutant(
+        CLOSED_FORM,
+        "outputs - weights * outputs.softmax(dim=1)",
+        "outputs + weights * outputs.softmax(dim=1)",
+        "sign of scores",
+    ),
+    Mutant(CLOSED_FORM, "weights * (actions - outputs)) *", "weights * (outputs - actions)) *", "sign of scores of means"),
+    Mutant(CLOSED_FORM, "(actions - outputs)) * th.exp(-policy.log_std)", "(actions - outputs))", "scores not in deviations"),
+    Mutant(CLOSED_FORM, "(log_probs + entropy[:, None])", "(log_probs - entropy[:, None])", "slope of the entropy"),
+    Mutant(CLOSED_FORM, "(-probs * rate)", "(probs * rate)", "sign of the probabilities"),
+    Mutant(
+        CLOSED_FORM, "(noise.square() - 1) + slopes.entropy", "(noise.square() - 1) - slopes.entropy", "sign of the entropy"
+    ),
+    Mutant(CLOSED_FORM, "onto * noise * inverse_std", "onto * noise", "slope of the means"),
+    Mutant(CLOSED_FORM, "            output_slopes.mul_(scale)", "            output_slopes.div_(scale)", "slopes by units"),
+    # === Blocks ===
+    Mutant(BLOCKS, "        if norm > max_grad_norm:", "        if False:", "never clipped"),
+    Mutant(BLOCKS, "norm = math.hypot(*norms)", "norm = max(norms)", "the largest norm for that of all"),
+    Mutant(
+        BLOCKS, "return gradient.T @ inputs, gradient.sum(dim=0)", "return gradient.T @ inputs, gradient.mean(dim=0)", "bias"
+    ),
+    Mutant(BLOCKS, "            parameter.grad = own", "            parameter.grad = -own", "sign of the gradient"),
+    Mutant(BLOCKS, "threshold_backward(gradient, outputs, 0)", "threshold_backward(gradient, outputs, -1)", "slope of ReLU"),
+    # === Targets and distances ===
+    Mutant(
+        TARGETS,
+        "self._guidance[role], self._coef)",
+        "self._guidance[role], 1 - self._coef)",
+        "one minus the coefficient",
+        found_by="targets",
+    ),
+    Mutant(
+        TARGETS,
+        "self._target(self._disparity(configuration.distances))",
+        "self._target(configuration.distances)",
+        "no disparity",
+    ),
+    Mutant(
+        TARGETS,
+        "self._target(pairwise_distances(signal))",
+        "self._target(self._disparity(pairwise_distances(signal)))",
+        "disparity of signals",
+    ),
+    Mutant(DISTANCES, "mul_(-0.5).expm1_()", "mul_(-1.0).expm1_()", "another bandwidth"),
+    Mutant(DISTANCES, "th.where(distances > 0, distances, th.nan)", "distances", "bandwidth by all pairs"),
+    Mutant(DISTANCES, "return distances / distances.mean()", "return distances / distances.max()", "stress in other units"),
+    Mutant(DISTANCES, "add_(means.mean()).mul_(-0.5)", "add_(means.mean()).mul_(0.5)", "sign of inner products"),
+    Mutant(
+        DISTANCES,
+        "slope = gram_unit.mul_(alignment).sub_(target_unit)",
+        "slope = gram_unit.sub_(target_unit)",
+        "strain's gradient",
+    ),
+    # === Rows that wait, anchors ===
+    Mutant(PENDING, "min(self.interval, Anchors.fitting(first))", "self.interval", "more bytes than may be kept"),
+    Mutant(PENDING, "(number := self.rows) < enough", "(number := self.rows) <= enough", "one rollout too late"),
+    Mutant(
+        PENDING,
+        "rows.number >= enough:",
+        "rows.number > enough:",
+        "a whole rollout waits",
+        equivalent="it is handed out all the same",
+    ),
+    Mutant(PENDING, "            self._clear()  # from before", "            pass  # from before", "signals of two kinds"),
+    Mutant(PENDING, "        self._clear()\n        return Rows", "        return Rows", "handed out twice"),
+    Mutant(ANCHORS, "max(room // 8, room - self.rows)", "room", "all anchors from the last rows"),
+    Mutant(ANCHORS, "taken = th.randperm(rows)[", "taken = th.arange(rows)[", "the first rows become anchors"),
+    Mutant(ANCHORS, "kept = th.randperm(self.rows)[", "kept = th.arange(self.rows)[", "the first anchors stay forever"),
+    # === Least-squares policy evaluation ===
+    Mutant(EVALUATION, "value=1.0)", "value=0.0)", "no level"),
+    Mutant(
+        EVALUATION, "flow[:, :-1], weights, alpha=-1)", "flow[:, :-1], weights, alpha=1)", "sign of the temporal differences"
+    ),
+    Mutant(EVALUATION, "keep = max(1 - rows / self.ROWS, 0.0)", "keep = 1.0", "nothing fades"),
+    Mutant(EVALUATION, '            self.state["flow"].mul_(keep)\n', "", "returns do not fade"),
+    Mutant(EVALUATION, "self.rows, 1 - keep)", "self.rows, keep)", "what stays is held"),
+    Mutant(EVALUATION, "        change.diagonal().add_(1)\n", "", "carried over by the change alone"),
+    Mutant(EVALUATION, '"gram"] @ change', '"gram"]', "carried over from the left alone"),
+    Mutant(EVALUATION, 'self.state["trace"] = self.trace @ change', "pass", "trace not carried over"),
+    Mutant(EVALUATION, '        self.state.pop("trace", None)\n', "", "an old trace goes on"),
+    Mutant(EVALUATION, "rates = gae_lambda * goes_on", "rates = goes_on", "lambda of one"),
+    Mutant(EVALUATION, "moved = moved + th.linalg", "moved = weights + th.linalg", "one step after all"),
+    # === Whitened coordinates ===
+    Mutant(WHITENING, "(WHITENING_RIDGE + 1 / rows)", "WHITENING_RIDGE", "few rows trusted"),
+    Mutant(WHITENING, "        moments.diagonal().add_(ridge)\n", "", "no ridge"),
+    Mutant(
+        WHITENING,
+        "(self.head.weight - self._entered[0]) @ self.basis",
+        "(self.head.weight - self._entered[0])",
+        "left halfway",
+    ),
+    Mutant(WHITENING, "self.scale[:, None] * weight, self.scale * bias", "weight, bias", "left in units"),
+    Mutant(WHITENING, "outputs * self.scale))", "outputs))", "units forgotten"),
+    # === Features of a rollout ===
+    Mutant(
+        LATENTS,
+        "th.stack(tensors, dim=1)",
+        "th.stack(tensors, dim=0)",
+        "features step by step, all else by environments",
+        found_by="targets",
+    ),
+    Mutant(
+        LATENTS, "if not fits or self._versions != versions(self._parameters):", "if not fits:", "features of other weights"
+    ),
+    Mutant(LATENTS, "len(self._critic) - 1, features", "len(self._critic), features", "cuts a step late"),
+    Mutant(LATENTS, "elif self.last is None:", "else:", "whatever a callback asks"),
+]

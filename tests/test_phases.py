@@ -1,0 +1,368 @@
+"""How an update is put together: the order of its phases, and what each of them is given."""
+
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_forward import ForwardA2C, ForwardPPO
+from sb3_forward.anchors import Anchors
+from sb3_forward.blocks import Block
+from sb3_forward.closed_form import HeadOutputs, Slopes
+from sb3_forward.evaluation import with_level
+from sb3_forward.heads import CachedRollout, Heads
+from sb3_forward.whitening import Basis
+from tests.envs import ALGORITHMS, hidden_state, small_model
+from tests.updates import watched_update
+
+SGD = {"optimizer_class": th.optim.SGD, "ortho_init": False}
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: list[Any]) -> None:
+    """Add the arguments of every call of a method, and what it returned, to a list."""
+    method = getattr(owner, name)
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        seen.append((name, args, result))
+        return result
+
+    monkeypatch.setattr(owner, name, watched)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, action head, hidden layers, and then the heads are held, once per rollout."""
+    seen: list[Any] = []
+    spy(monkeypatch, Heads, "fit_values", seen)
+    spy(monkeypatch, Heads, "step", seen)
+    spy(monkeypatch, Block, "local_step", seen)
+    spy(monkeypatch, Heads, "hold", seen)
+    small_model(algorithm).learn(32)
+    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["fit_values", "step", "local_step", "hold"] * 2
+    held = [name for name, _, _ in seen].count("hold")
+    assert held == 2
+
+
+# === Steps of hidden layers ===
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_steps_of_blocks_are_clipped_one_by_one(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SGD at a rate of one, a step is as long as the gradient: ``max_grad_norm`` at most."""
+    model = small_model(
+        algorithm, max_grad_norm=1e-3, local_batch_size=16, local_learning_rate=1.0, policy_kwargs=SGD | {"net_arch": [8, 8]}
+    )
+    before = hidden_state(model)
+    update = watched_update(model, monkeypatch)
+    after = hidden_state(model)
+    assert len(update.steps) == len(model.network.blocks) == 4
+    for step in update.steps:
+        assert step.result.grad_norm > 1e-3
+        changes = [(after[key] - before[key]).norm() for key in before if key.startswith(f"{step.block.name}/")]
+        assert math.hypot(*changes) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_logged_of_the_local_phase(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over minibatches, then over blocks; gradients before they are clipped; the learning rate of that rollout."""
+    model = small_model(algorithm, local_epochs=2, max_grad_norm=1e-2, local_learning_rate="lin_0.01")
+    update = watched_update(model, monkeypatch)
+    logged = model.logger.name_to_value
+    losses: dict[str, list[float]] = {}
+    for step in update.steps:
+        losses.setdefault(step.block.name, []).append(step.result.loss)
+    assert {name: len(values) for name, values in losses.items()} == dict.fromkeys(losses, 4)
+    for name, values in losses.items():
+        assert logged[f"train/local_loss/{name}"] == pytest.approx(np.mean(values))
+    assert logged["train/local_loss"] == pytest.approx(np.mean([np.mean(values) for values in losses.values()]))
+    assert logged["train/local_grad_norm"] == pytest.approx(np.mean([step.result.grad_norm for step in update.steps]))
+    assert logged["train/local_learning_rate"] == pytest.approx(0.01 * model._current_progress_remaining, abs=1e-9)
+
+
+def test_pairs_are_no_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows match any other two; three do not."""
+    for n_steps, sizes in ((10, [8]), (11, [8, 3])):
+        update = watched_update(small_model(ForwardA2C, n_steps=n_steps), monkeypatch)
+        assert [len(step.inputs) for step in update.steps if step.block.name == "actor.0"] == sizes
+
+
+def test_a_pass_goes_over_all_rows_in_a_new_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = watched_update(small_model(ForwardPPO, local_epochs=2), monkeypatch)
+    inputs = [step.inputs for step in update.steps if step.block.name == "actor.0"]
+    first, second = th.cat(inputs[:2]), th.cat(inputs[2:])
+    rollout = update.column("observations")
+    for order in (first, second):
+        assert {tuple(row) for row in order.tolist()} == {tuple(row) for row in rollout.tolist()}
+    assert not th.equal(first, second)
+    assert not th.equal(first, rollout)
+
+
+def test_hidden_layers_are_in_training_mode_while_they_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that the heads read are made at rest, as in the collection of rollouts."""
+    modes: list[tuple[bool, bool]] = []
+
+    class Layer(nn.Linear):
+        def forward(self, inputs: th.Tensor) -> th.Tensor:
+            modes.append((learning, self.training))
+            return super().forward(inputs)
+
+    model = small_model(ForwardPPO)
+    layer = model.policy.mlp_extractor.policy_net[0]
+    layer.__class__ = Layer
+    model._find_blocks()
+    local_phase = ForwardPPO._local_phase
+    learning = False
+
+    def watched(self: Any, rows: Any) -> None:
+        nonlocal learning
+        learning = True
+        local_phase(self, rows)
+        learning = False
+
+    monkeypatch.setattr(ForwardPPO, "_local_phase", watched)
+    model.learn(32)
+    assert set(modes) == {(True, True), (False, False)}
+
+
+# === Steps of the heads ===
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("actions", ["Discrete", "MultiDiscrete"])
+def test_steps_of_the_action_head_are_clipped(algorithm: Any, actions: str) -> None:
+    kwargs: dict[str, Any] = {"n_epochs": 1, "batch_size": 16} if algorithm is ForwardPPO else {}
+    model = small_model(
+        algorithm,
+        actions=actions,
+        hidden_training="frozen",
+        whiten_heads=False,
+        learning_rate=0.5,
+        head_learning_rate_scale=2.0,
+        max_grad_norm=1e-3,
+        policy_kwargs=SGD,
+        **kwargs,
+    )
+    head = model.policy.action_net
+    before = th.cat([head.weight, head.bias[:, None]], dim=1).detach().clone()
+    model.learn(16)
+    assert (th.cat([head.weight, head.bias[:, None]], dim=1) - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "Box", "MultiDiscrete"])
+def test_a_step_in_whitened_coordinates(actions: str) -> None:
+    """
+    Back in plain coordinates, it is the gradient times the inverse of the features' ridged second moments, and means move in
+    units of the standard deviation.
+    """
+    rows = 600
+    model = small_model(ForwardPPO, actions=actions, policy_kwargs=SGD | {"net_arch": [5], "log_std_init": -0.5})
+    model.heads.set_learning_rates(0.1, 0.0)
+    policy, head = model.policy, model.policy.action_net
+    th.manual_seed(0)
+    features = th.randn(rows, 5) @ th.randn(5, 5) + 1.0
+    with th.no_grad():
+        taken = policy._get_action_dist_from_latent(features).sample()
+    pulls = th.randn(rows)
+    rollout = CachedRollout(features, features, taken, pulls, pulls, pulls, pulls)
+    log_prob = policy._get_action_dist_from_latent(features).log_prob(taken)
+    slopes = pulls / rows
+    weight_grad, bias_grad = th.autograd.grad((slopes * log_prob).sum(), [head.weight, head.bias])
+    moments = features.T @ features / rows
+    ridged = moments + (0.1 + 1 / rows) * moments.diagonal().mean() * th.eye(5)
+    variance = math.exp(-0.5) ** 2 if actions == "Box" else 1.0
+    weight = head.weight.detach() - 0.1 * variance * weight_grad @ th.linalg.inv(ridged)
+    bias = head.bias.detach() - 0.1 * variance * bias_grad
+
+    def objective(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
+        return Slopes(batch.advantages / len(batch.advantages), 0.0)
+
+    with model.heads.training(rollout) as whitened:
+        assert model.heads.step(whitened, objective, 1e9)
+    th.testing.assert_close(head.weight.detach(), weight, rtol=1e-3, atol=1e-5)
+    th.testing.assert_close(head.bias.detach(), bias, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 1000])
+def test_few_rows_are_not_blown_up_by_whitened_coordinates(rows: int) -> None:
+    """A tenth of the mean variance, and of few rows as much as one of them, is added to every direction."""
+    moments = th.diag(th.tensor([4.0, 1.0, 1.0]))
+    basis = Basis.of(moments.clone(), rows)
+    expected = th.linalg.inv(moments + (0.1 + 1 / rows) * 2 * th.eye(3))
+    th.testing.assert_close(basis.whitening @ basis.whitening.T, expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_heads_are_whitened_if_asked_to(algorithm: Any) -> None:
+    heads = [
+        small_model(algorithm, whiten_heads=whiten, hidden_training="frozen").learn(16).policy.action_net.weight
+        for whiten in (False, True, True)
+    ]
+    assert not th.equal(heads[0], heads[1])
+    assert th.equal(heads[1], heads[2])
+
+
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+def test_minibatches_of_ppo(normalize_advantage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row once per epoch, shuffled anew; advantages normalised by those of the minibatch, but not a single one."""
+    seen: list[Any] = []
+    spy(monkeypatch, Heads, "step", seen)
+    with pytest.warns(UserWarning, match="truncated mini-batch"):
+        model = small_model(ForwardPPO, n_steps=21, batch_size=10, n_epochs=2, normalize_advantage=normalize_advantage)
+    update = watched_update(model, monkeypatch)
+    batches = [args[0] for _, args, _ in seen]
+    assert [len(batch.returns) for batch in batches] == [10, 10, 1] * 2
+    returns, advantages = update.column("returns").flatten(), update.column("advantages").flatten()
+    orders = []
+    for epoch in (batches[:3], batches[3:]):
+        read = th.cat([batch.returns for batch in epoch])
+        order = [returns.tolist().index(value) for value in read.tolist()]
+        assert sorted(order) == list(range(21))
+        orders.append(order)
+        for batch in epoch:
+            own, order = advantages[order[: len(batch.returns)]], order[len(batch.returns) :]
+            if normalize_advantage and len(own) > 1:
+                own = (own - own.mean()) / own.std()
+            th.testing.assert_close(batch.advantages, own, rtol=1e-4, atol=1e-4)
+    assert orders[0] != orders[1]
+    assert orders[0] != list(range(21))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_learning_rate_of_the_heads_follows_its_schedule(algorithm: Any) -> None:
+    model = small_model(algorithm, learning_rate=lambda progress: 0.01 * progress, head_learning_rate_scale=2.5)
+    model.learn(16)
+    model._current_progress_remaining = 0.25
+    model.train()
+    assert [group["lr"] for group in model.heads.optimizer.param_groups] == pytest.approx([2.5 * 0.01 * 0.25])
+    assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(0.01 * 0.25)
+
+
+def test_ranges_of_ppo_follow_their_schedules() -> None:
+    """Those of the ratio and of the values; the values are fitted to returns that are no farther than that."""
+    model = small_model(
+        ForwardPPO,
+        clip_range=lambda progress: 0.4 * progress,
+        clip_range_vf=lambda progress: 0.2 * progress,
+        policy_kwargs={"net_arch": [4]},
+        local_interval=4096,
+    )
+    model.learn(16)
+    targets: list[th.Tensor] = []
+    model.heads.fit_values = lambda features, returns, steps: targets.append(returns)
+    for progress in (0.5, 0.25):
+        model._current_progress_remaining = progress
+        model.train()
+        assert model.logger.name_to_value["train/clip_range"] == pytest.approx(0.4 * progress)
+        assert model.logger.name_to_value["train/clip_range_vf"] == pytest.approx(0.2 * progress)
+        returns, values = (
+            th.as_tensor(model.rollout_buffer.swap_and_flatten(column)).flatten()
+            for column in (model.rollout_buffer.returns, model.rollout_buffer.values)
+        )
+        expected = values + (returns - values).clamp(-0.2 * progress, 0.2 * progress)
+        assert (expected - returns).abs().max() > 0.1
+        th.testing.assert_close(targets[-1], expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("vf_coef", [0.0, 0.5])
+def test_values_are_fitted_to_the_returns_of_the_rollout(
+    algorithm: Any, vf_coef: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ridge regression says, from the weights that the head has; not at all without a coefficient."""
+    model = small_model(algorithm, n_steps=256, vf_coef=vf_coef, policy_kwargs={"net_arch": [6]}, local_interval=4096)
+    update = watched_update(model, monkeypatch)
+    head = update.policy.value_net
+    with th.no_grad():
+        policy = update.policy
+        features = policy.mlp_extractor(policy.extract_features(update.column("observations")))[1]
+        inputs = with_level(features).double()
+        gram = inputs.T @ inputs
+        gram += (1e-3 + 1 / 256) * gram.diagonal().mean() * th.eye(7)
+        missing = inputs.T @ (update.column("returns") - head(features)).double()
+        step = th.linalg.solve(gram, missing).float() if vf_coef else th.zeros(7, 1)
+    th.testing.assert_close(model.policy.value_net.weight.detach() - head.weight.detach(), step[:6].T, rtol=1e-3, atol=1e-4)
+    th.testing.assert_close(model.policy.value_net.bias.detach() - head.bias.detach(), step[6], rtol=1e-3, atol=1e-4)
+
+
+# === Holding the heads ===
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All anchors, old and new, and as many other rows of the rollout as there may be anchors, all drawn at random."""
+    monkeypatch.setattr(Anchors, "ROWS", 24)
+    hold = Heads.hold
+    held: list[th.Tensor] = []
+
+    def watched(self: Heads, said: list[th.Tensor], features: Iterable[Any], *args: Any) -> Any:
+        parts = list(features)
+        for wanted, output in zip(said, self.say(*parts), strict=True):
+            th.testing.assert_close(wanted, output, rtol=1e-5, atol=1e-5)
+        held.append(th.cat([latent_pi for latent_pi, _ in parts]))
+        return hold(self, said, parts, *args)
+
+    monkeypatch.setattr(Heads, "hold", watched)
+    # Layers that hardly move: what was said of each row is what is said of it now, if it is the same row
+    model = small_model(algorithm, n_steps=64, local_learning_rate=1e-9, policy_kwargs={"ortho_init": False})
+    observations = th.cat([watched_update(model, monkeypatch).column("observations") for _ in range(2)])
+    with th.no_grad():
+        distances = th.cdist(th.cat(held), model.network.latents(observations)[0])
+    assert distances.amin(dim=1).max() < 1e-2
+    first, second = distances.argmin(dim=1).split(48)  # of each row its place among all that have come
+    anchors, others = set(first[:24].tolist()), set(first[24:].tolist())
+    assert len(anchors | others) == 48
+    assert anchors | others < set(range(64))
+    assert anchors != set(range(24))
+    assert others != set(sorted(set(range(64)) - anchors)[:24])
+    # Three rows of the second rollout are taken in for three of the first's
+    kept, taken, others = second[:21].tolist(), set(second[21:24].tolist()), set(second[24:].tolist())
+    assert set(kept) < anchors
+    assert set(kept) != set(first[:21].tolist())
+    assert len(taken | others) == 27
+    assert taken | others < set(range(64, 128))
+    assert taken != {64, 65, 66}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: Any) -> None:
+    """After each local phase, and after weights were changed from outside."""
+    model = small_model(algorithm, local_learning_rate=0.03)
+    for _ in range(2):
+        model.learn(16, reset_num_timesteps=False)
+        with th.no_grad():
+            expected = model.network.latents(model.anchors.state["observations"])
+        th.testing.assert_close(model.heads.anchors, expected)
+    with th.no_grad():
+        model.policy.mlp_extractor.policy_net[0].weight.mul_(0.5)
+    model._prepare_optimizers()
+    with th.no_grad():
+        expected = model.network.latents(model.anchors.state["observations"])
+    th.testing.assert_close(model.heads.anchors, expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over the features as they were are none over those that they have become."""
+    model = small_model(algorithm, n_steps=128, local_learning_rate=0.05, policy_kwargs={"net_arch": [6], "ortho_init": False})
+    updates = [watched_update(model, monkeypatch) for _ in range(2)]
+
+    def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
+        with th.no_grad():
+            inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
+        return inputs.T @ inputs
+
+    # Half of the first rollout has faded
+    weights, observations = (0.5, 1.0), [update.column("observations") for update in updates]
+    then, now = (
+        sum(weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True))
+        for policy in (updates[1].policy, model.policy)
+    )
+    assert model.heads.memory.rows == 128 + 64
+    carried = (model.heads.memory.gram - now).norm()
+    assert carried < 0.3 * (then - now).norm()
