@@ -277,6 +277,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     inputs, weights = with_level(before), th.randn(9, 1)
     memory.add(inputs, random_steps(before))
     missing, trace = memory.missing(weights), memory.trace
+    assert trace is not None
     after = before @ rotation + 0.1
     memory.carry(before, after)
     th.testing.assert_close(memory.gram, with_level(after).T @ with_level(after), rtol=1e-2, atol=1.0)

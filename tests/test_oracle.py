@@ -74,7 +74,7 @@ class DeepHead(ForwardPolicy):
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         self.value_net = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("algorithm", STOCK)

@@ -360,7 +360,7 @@ def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, 
     # Half of the first rollout has faded
     weights, observations = (0.5, 1.0), [update.column("observations") for update in updates]
     then, now = (
-        sum(weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True))
+        th.stack([weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True)]).sum(dim=0)
         for policy in (updates[1].policy, model.policy)
     )
     assert model.heads.memory.rows == 128 + 64
