@@ -286,6 +286,7 @@ def test_what_is_remembered_goes_over_to_features_that_have_moved() -> None:
     back = th.eye(9)
     back[:8, :8], back[8, :8] = rotation, 0.1
     th.testing.assert_close(memory.missing(moved), back.T @ missing, rtol=1e-2, atol=2.0)
+    assert trace is not None
     th.testing.assert_close(memory.trace, trace @ back, rtol=1e-2, atol=1e-2)
 
 

@@ -74,7 +74,8 @@ class DeepHead(ForwardPolicy):
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         self.value_net = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))  # type: ignore[assignment]
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        optimizer_class: Any = self.optimizer_class
+        self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
 @pytest.mark.parametrize("algorithm", STOCK)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
@@ -154,8 +155,10 @@ def test_steps_of_the_action_head_are_clipped(algorithm: Any, actions: str) -> N
     assert (th.cat([head.weight, head.bias[:, None]], dim=1) - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("actions", ["Discrete", "Box", "MultiDiscrete"])
-def test_a_step_in_whitened_coordinates(actions: str) -> None:
+@pytest.mark.parametrize(
+    ("actions", "closed_form"), [("Discrete", True), ("Box", True), ("Box", False), ("MultiDiscrete", False)]
+)
+def test_a_step_in_whitened_coordinates(actions: str, closed_form: bool) -> None:
     """
     Back in plain coordinates, it is the gradient times the inverse of the features' ridged second moments, and means move in
     units of the standard deviation.
@@ -163,6 +166,7 @@ def test_a_step_in_whitened_coordinates(actions: str) -> None:
     rows = 600
     model = small_model(ForwardPPO, actions=actions, policy_kwargs=SGD | {"net_arch": [5], "log_std_init": -0.5})
     model.heads.set_learning_rates(0.1, 0.0)
+    model.heads.closed_form = closed_form
     policy, head = model.policy, model.policy.action_net
     th.manual_seed(0)
     features = th.randn(rows, 5) @ th.randn(5, 5) + 1.0
@@ -288,6 +292,26 @@ def test_values_are_fitted_to_the_returns_of_the_rollout(
         step = th.linalg.solve(gram, missing).float() if vf_coef else th.zeros(7, 1)
     th.testing.assert_close(model.policy.value_net.weight.detach() - head.weight.detach(), step[:6].T, rtol=1e-3, atol=1e-4)
     th.testing.assert_close(model.policy.value_net.bias.detach() - head.bias.detach(), step[6], rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_those_of_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback may have changed them since the rollout was collected."""
+
+    class Meddler(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            with th.no_grad():
+                self.model.policy.mlp_extractor.value_net[0].weight.mul_(0.5)  # type: ignore[index, union-attr]
+
+    seen: list[Any] = []
+    spy(monkeypatch, Heads, "fit_values", seen)
+    model = small_model(ForwardPPO, hidden_training="frozen")
+    model.learn(16, Meddler())
+    ((_, (features, *_), _),) = seen
+    with th.no_grad():
+        th.testing.assert_close(features, model.network.latents(model._observations(th.arange(16)))[1])
 
 
 # === Holding the heads ===
