@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch as th
+from sb3_forward.targets import Targets
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_forward.distances import strain, stress
-from sb3_forward.targets import Targets
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_kwargs, small_model
 from tests.updates import SharedLayer, permutation, watched_update
 
