@@ -85,8 +85,9 @@ class HiddenPhase:
         """
         signals = {role: standardise(signal) for role, signal in guidance.items()}
         if signals:
-            # Either counts as much, whatever its number of columns
-            signals["shared"] = th.cat([signal / math.sqrt(signal.shape[1]) for signal in signals.values()], dim=1)
+            # Either counts as much, whatever its number of columns; a column has unit variance in the mean, as any signal's has
+            columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
+            signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
         self.records = {}
 
         def visit(block: Block, inputs: Activations) -> Activations:
