@@ -27,7 +27,7 @@ GAMES = {
 MAX_EPISODE_STEPS = 5000
 
 
-class MinAtar(gym.Env[np.ndarray, int]):
+class MinAtar(gym.Env[np.ndarray, np.int64]):
     """
     Put one of the games behind Gymnasium's interface.
 
@@ -60,7 +60,7 @@ class MinAtar(gym.Env[np.ndarray, int]):
         self.game.reset()
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
         :param action: index into the smallest set of actions of the game
         :return: observation, reward, whether the game is over, False, and nothing else

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.blocks import Activations, Block, as_matrix
+from sb3_forward.blocks import Activations, Block, LocalStep, as_matrix
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, Configuration
 from sb3_forward.guided import LinearImage, guided, linear_image, standardise
 from sb3_forward.latents import Latents
@@ -85,7 +85,7 @@ class HiddenPhase:
         """
         signals = {role: standardise(signal) for role, signal in guidance.items()}
         if signals:
-            # Either counts as much, whatever its number of columns; a column has unit variance in the mean, as any signal's has
+            # Either counts as much, whatever its number of columns; a column has a variance of one in the mean
             columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
             signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
         self.records = {}
@@ -104,7 +104,8 @@ class HiddenPhase:
     def _train_block(self, block: Block, inputs: Activations, signal: th.Tensor | None) -> None:
         rows, coef = count(inputs), 0.0 if signal is None else self.objective.guidance_coef
         before = [parameter.clone() for parameter in block.parameters]
-        steps, explained = [], math.nan
+        steps: list[LocalStep] = []
+        explained: th.Tensor | float = math.nan
         for _ in range(self.epochs):
             image = None
             if signal is not None and coef > 0:
@@ -205,4 +206,4 @@ def join_rows(parts: list[Activations]) -> Activations:
         return th.cat(parts)  # type: ignore[arg-type]
     if isinstance(first, dict):
         return {key: th.cat([part[key] for part in parts]) for key in first}  # type: ignore[call-overload,index]
-    return tuple(map(th.cat, zip(*parts, strict=True)))  # type: ignore[arg-type]
+    return tuple(map(th.cat, zip(*parts, strict=True)))

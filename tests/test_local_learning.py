@@ -357,11 +357,13 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     (rows,) = trained
     assert rows.number == 48
     # All of them, in their order, each with its own signals and features
-    assert th.equal(rows.observations(th.arange(47)), th.as_tensor(np.concatenate(rollouts[:47])))
+    observations = rows.observations(th.arange(48))
+    assert isinstance(observations, th.Tensor)
+    assert th.equal(observations[:47], th.as_tensor(np.concatenate(rollouts[:47])))
     assert {role: len(signal) for role, signal in rows.signals.items()} == {"actor": 48, "critic": 48}
     with th.no_grad():
         latents = tuple(map(th.cat, zip(*rows.latents, strict=True)))
-        th.testing.assert_close(latents, model.network.latents(rows.observations(th.arange(48))))
+        th.testing.assert_close(latents, model.network.latents(observations))
     assert model.pending.rows == 16
     assert model.anchors.rows == 48
 

@@ -124,7 +124,7 @@ def test_every_block_learns_from_its_own_loss(
     algorithm: Any, actions: str, local_loss: str, disparity: str, coef: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    In an update: the signal of its role, through an image of its outputs on all rows, fitted before each pass; the distances of
+    In an update: the signal of its role, through an image of its outputs on all rows, fitted before each pass; distances of
     its inputs; the coefficient between both. Second updates start from features and heads that have moved.
     """
     env = DummyVecEnv([lambda: RandomEnv(VECTOR, ACTIONS[actions])] * 2)
