@@ -112,7 +112,7 @@ class HiddenPhase:
                 image = image_of(self._outputs(block, inputs), signal)
                 explained = image.explained
             self.network.policy.set_training_mode(True)
-            for part in th.randperm(rows, device=self.network.policy.device).split(self.batch_size):
+            for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                 if len(part) >= LEAST_ROWS:
                     batch = pick_rows(inputs, part)
                     own = None if signal is None else signal[part]
