@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_forward.blocks import Activations, Block, LocalStep, as_matrix
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, Configuration
+from sb3_forward.finite import parameter_problem
 from sb3_forward.guided import LinearImage, guided, linear_image, standardise
 from sb3_forward.latents import Latents
 from sb3_forward.network import HiddenNetwork
@@ -97,7 +98,13 @@ class HiddenPhase:
 
         # As in a rollout, but in the steps: dropout off, statistics of BatchNorm at rest
         self.network.policy.set_training_mode(False)
-        latents = self.network.latents(observations, visit)
+        try:
+            latents = self.network.latents(observations, visit)
+        except ValueError as error:
+            # No learning rate mends a weight that has come so from elsewhere
+            if (problem := parameter_problem(self.network.policy)) is not None:
+                raise ValueError(f"{problem}.") from error
+            raise
         self.network.policy.set_training_mode(True)
         return latents
 
