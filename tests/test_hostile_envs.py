@@ -200,16 +200,14 @@ def test_returns_overflow() -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("scale", [1e25, 1e37])
 def test_distances_overflow(algorithm: Any, scale: float) -> None:
-    """Finite numbers whose squares are not."""
-    model = hostile(algorithm, HostileEnv(observe=lambda o, _: o * np.float32(scale)))
+    """Finite numbers whose squares are not; nothing of the guided loss is squared but what the block itself says."""
+    env = HostileEnv(observe=lambda o, _: o * np.float32(scale))
+    assert_trains(hostile(algorithm, env, guidance_coef=1.0))
+    model = hostile(algorithm, env, guidance_coef=0.0)
     before = state(model)
     with pytest.raises(ValueError, match=r"block 'actor\.0'.* bring observations and rewards to a common scale"):
         model.learn(16)
-    after = state(model)["policy"]
-    # The heads have learnt before, from features that were finite
-    assert all(value.isfinite().all() for value in after.values())
-    heads = {name for name in after if name.startswith(("action_net", "value_net", "log_std"))}
-    assert_equal(*({name: policy[name] for name in policy.keys() - heads} for policy in (after, before["policy"])))
+    assert_equal(state(model)["policy"], before["policy"])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
