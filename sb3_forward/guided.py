@@ -57,15 +57,17 @@ def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_R
     """
     rows = len(guidance)
     mean = outputs.mean(dim=0)
-    gram = (outputs.T @ outputs).addr_(mean, mean, alpha=-rows)
-    gram.diagonal().add_(ridge * rows)
-    cross = outputs.T @ guidance  # of centred guidance, so the outputs need not be
+    centred = outputs - mean  # a level that is taken off their products instead would leave its rounding errors there
+    gram = centred.T @ centred
+    # More units than inputs say the same in several ways: where outputs are large, the penalty alone is below rounding errors
+    penalty = ridge * rows + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()
+    gram.diagonal().add_(penalty)
+    cross = centred.T @ guidance
     # Without a check of the solution, which would synchronise a GPU: a step refuses what is not finite
     weights = th.cholesky_solve(cross, th.linalg.cholesky_ex(gram).L)
     total = guidance.square().sum().clamp_min(th.finfo(guidance.dtype).tiny)
     matched = (weights * cross).sum() / total
-    penalty = ridge * rows * weights.square().sum() / total
-    return LinearImage(weights, -mean @ weights, 1 - matched, matched + penalty)
+    return LinearImage(weights, -mean @ weights, 1 - matched, matched + penalty * weights.square().sum() / total)
 
 
 def guided(outputs: th.Tensor, guidance: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:
