@@ -190,6 +190,20 @@ def test_reward_is_not_finite(algorithm: Any, hidden_training: str, value: float
     model.learn(16, reset_num_timesteps=False)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("level", [0.0, 1e4])
+def test_unbounded_features(algorithm: Any, activation: type[nn.Module], scale: float, level: float) -> None:
+    """Far from zero or large, and more units than the observation has numbers."""
+    env = HostileEnv(observe=lambda o, _: np.float32(scale) * o + np.float32(level))
+    model = hostile(algorithm, env, guidance_coef=1.0, policy_kwargs={"activation_fn": activation, "net_arch": [64, 64]})
+    assert_trains(model)
+    explained = [value for key, value in model.logger.name_to_value.items() if key.startswith("local/r2/")]
+    assert len(explained) == 4
+    assert all(-0.01 < value < 1.01 for value in explained)
+
+
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 def test_returns_overflow() -> None:
     model = hostile(ForwardPPO, HostileEnv(reward=lambda *_: 3e38))
