@@ -19,6 +19,7 @@ from sb3_forward.evaluation import Memory, Steps, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import Latents
 from sb3_forward.pending import Rows
+from sb3_forward.phase import HiddenPhase
 from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
@@ -240,6 +241,23 @@ def test_figures_of_single_blocks_stay_off_the_screen(algorithm: Any) -> None:
     for key in model.logger.name_to_value:
         if key.startswith("local/"):
             assert model.logger.name_to_excluded[key] == ("stdout", "log")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_explained_is_logged_block_by_block(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases: list[HiddenPhase] = []
+    learn = HiddenPhase.learn
+
+    def watched(self: HiddenPhase, *args: Any) -> Latents:
+        phases.append(self)
+        return learn(self, *args)
+
+    monkeypatch.setattr(HiddenPhase, "learn", watched)
+    logged = one_update(algorithm).logger.name_to_value
+    (phase,) = phases
+    assert len(phase.records) == 4
+    for name, record in phase.records.items():
+        assert logged[f"local/r2/{name}"] == record.explained > 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -374,8 +374,14 @@ def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums over the features as they were are none over those that they have become."""
+@pytest.mark.parametrize("weights", [[0.5], [0.125, 0.0, 0.5]])
+def test_what_is_remembered_of_the_returns_follows_the_features(
+    algorithm: Any, weights: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Sums over the features as they were are none over those that they have become. Layers learn with every second rollout,
+    which is not remembered; half of the others fades with each that comes after.
+    """
     model = small_model(
         algorithm,
         n_steps=128,
@@ -383,16 +389,18 @@ def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, 
         local_learning_rate=0.01,
         policy_kwargs={"net_arch": [6], "ortho_init": False},
     )
-    updates = [watched_update(model, monkeypatch) for _ in range(2)]
+    updates = [watched_update(model, monkeypatch) for _ in range(len(weights) + 1)]
 
     def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
         with th.no_grad():
             inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
         return inputs.T @ inputs
 
-    # Half of the first rollout has faded
-    observations = updates[0].column("observations")
-    then, now = (0.5 * gram(policy, observations) for policy in (updates[1].policy, model.policy))
-    assert model.heads.memory.rows == 64
+    observations = [update.column("observations") for update in updates[:-1]]
+    then, now = (
+        th.stack([weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True)]).sum(dim=0)
+        for policy in (updates[-1].policy, model.policy)
+    )
+    assert model.heads.memory.rows == 128 * sum(weights)
     carried = (model.heads.memory.gram - now).norm()
     assert carried < 0.3 * (then - now).norm()
