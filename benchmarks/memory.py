@@ -3,7 +3,7 @@ How much memory train() needs against the depth of the network, beside SB3's PPO
 
 For every depth, and for either class in a process of its own: PPO with so many hidden layers (for actor and critic each)
 learns from some rollouts, so that its optimizers have their state; then another rollout is collected, and the train() on it
-is watched. It is one in which ours has enough rows for a local phase.
+is watched. It is one in which ours has enough rows for a hidden phase.
 
   peak_bytes        the most that was allocated at once in train(), beyond what was there when it began: parameters, state of
                     the optimizers and rollout; gradients count. On a CPU from the events of PyTorch's own allocator, as its

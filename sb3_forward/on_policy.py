@@ -1,8 +1,8 @@
 """
-What the forward-trained on-policy algorithms share: their parameters, the local phase, the cached features, and logs.
+What the forward-trained on-policy algorithms share: their parameters, the phases of an update, the cached features, and logs.
 
-``train()`` is the method's pseudo-code: the heads on the policy-gradient loss, over the features of the rollout, which stay
-constant; then, once enough rows are there, the hidden layers, each on its own loss; then the heads are held to what they said.
+``train()`` is the method's pseudo-code. Once enough rows are there, the hidden layers learn, each from its own loss, and the heads
+are refitted to what they said. Then the heads learn from the policy-gradient loss, on features that stay constant.
 """
 
 import math
@@ -403,7 +403,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             return
         if any(block.optimizer is not None for block in self.network.blocks):
             warnings.warn(
-                f"No hidden layer has moved yet: {self.pending.rows} rows wait for a local phase, which comes every "
+                f"No hidden layer has moved yet: {self.pending.rows} rows wait for a hidden phase, which comes every "
                 f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if hidden layers are to "
                 "stay as they are, say so with hidden_training='frozen'.",
                 stacklevel=3,

@@ -56,7 +56,7 @@ def _stage(stage: int, stages: int, chain: Chain, folder: str) -> None:
     bounds = [chain.blocks * part // stages for part in (stage, stage + 1)]
     blocks = make_blocks(chain.width, bounds[1] - bounds[0], bounds[0])
     generator = th.Generator().manual_seed(0)
-    # The signal of the guidance is known before the local phase: every stage has it
+    # The signal of the guidance is known before the hidden phase: every stage has it
     guidance = [standardise(th.randn(chain.rows, 1, generator=generator)) for _ in range(chain.minibatches)]
     data = th.randn(chain.minibatches, chain.rows, chain.width, generator=generator)
     below, above = stage - 1, stage + 1
