@@ -1,8 +1,8 @@
 """
 What the forward-trained on-policy algorithms share: their parameters, the phases of an update, the cached features, and logs.
 
-``train()`` is the method's pseudo-code. Once enough rows are there, the hidden layers learn, each from its own loss, and the heads
-are refitted to what they said. Then the heads learn from the policy-gradient loss, on features that stay constant.
+``train()`` is the method's pseudo-code. Once enough rows are there, the hidden layers learn, each from its own loss, and the
+heads are refitted to what they said. Then the heads learn from the policy-gradient loss, on features that stay constant.
 """
 
 import math

@@ -1,8 +1,8 @@
 """
 Rows that wait for the next hidden phase.
 
-A handful of rows says little about what the guidance asks for. And hidden layers that stay as they are for a while keep all cached
-features valid, which makes short rollouts cheap.
+A handful of rows says little about what the guidance asks for. And hidden layers that stay as they are for a while keep all
+cached features valid, which makes short rollouts cheap.
 """
 
 from collections.abc import Callable
