@@ -77,7 +77,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        local_learning_rate: float | str | Schedule = 3e-3,
+        local_learning_rate: float | str | Schedule = 1e-3,
         head_learning_rate_scale: float = 3.0,
         local_interval: int = 512,
         local_epochs: int = 4,
