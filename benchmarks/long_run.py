@@ -100,8 +100,8 @@ def wrong(model: ForwardOnPolicyAlgorithm, rollouts: int, timesteps: int) -> lis
     # The last update is that of the last rollout, which may go past the end
     progress = max(1 - model.num_timesteps / timesteps, 0.0)
     rows = model.n_steps * N_ENVS
-    phases = rollouts // math.ceil(model.local_interval / rows)
-    minibatches = phases * model.local_epochs * math.ceil(model.local_rows / model.local_batch_size)
+    waiting = math.ceil(model.local_interval / rows)  # rollouts per phase
+    minibatches = rollouts // waiting * model.local_epochs * math.ceil(waiting * rows / model.local_batch_size)
     for block in model.network.blocks:
         assert block.optimizer is not None
         rate, expected = block.optimizer.param_groups[0]["lr"], model.local_lr_schedule(progress)

@@ -3,7 +3,7 @@ How much memory train() needs against the depth of the network, beside SB3's PPO
 
 For every depth, and for either class in a process of its own: PPO with so many hidden layers (for actor and critic each)
 learns from some rollouts, so that its optimizers have their state; then another rollout is collected, and the train() on it
-is watched. It is one in which ours has enough rows for a local phase.
+is watched. It is one in which ours has enough rows for a hidden phase.
 
   peak_bytes        the most that was allocated at once in train(), beyond what was there when it began: parameters, state of
                     the optimizers and rollout; gradients count. On a CPU from the events of PyTorch's own allocator, as its
@@ -74,8 +74,8 @@ class Setting(NamedTuple):
 def ready_model(setting: Setting) -> OnPolicyAlgorithm:
     """
     :param setting: what to measure
-    :return: a model that has learned from some rollouts, and has another one that it has not learned from; with this one, ours
-        has enough rows for a local phase, the second
+    :return: a model that has learned from some rollouts, and has another one that it has not learned from; from this one,
+        the hidden layers of ours learn, too
     """
     th.set_num_threads(1)
     model = CLASSES[setting.side](
@@ -88,11 +88,14 @@ def ready_model(setting: Setting) -> OnPolicyAlgorithm:
         seed=0,
         device=setting.device,
     )
-    model.learn(2 * 4096 - 2048)  # the default of `local_interval` is 4096
+    model.learn(3 * 2048)
     train = model.train
     model.train = lambda: None  # type: ignore[method-assign]
     model.learn(2048, reset_num_timesteps=False)
     model.train = train  # type: ignore[method-assign]
+    assert not isinstance(model, ForwardPPO) or model.pending.rows + 2048 >= model.local_interval, (
+        "no hidden layer would learn"
+    )
     # SB3 keeps the gradients of the last step until it makes new ones: they belong to train()
     model.policy.zero_grad(set_to_none=True)
     return model

@@ -29,17 +29,18 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     keyword:
 
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line from x
-        to zero. With the default the hidden layers hardly move
+        to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay; the
         spread of Gaussian actions, ``log_std``, has ``learning_rate`` itself
-    :param local_interval: rows (transitions) from one local phase to the next, >= 1: rollouts wait until they have so many
+    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have so many
         together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
-    :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
-    :param local_batch_size: rows that are matched to each other, >= 3
-    :param local_loss: ``"strain"`` (classical scaling, one minus CKA) or ``"stress"`` (metric MDS)
-    :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances
-    :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
+    :param local_epochs: passes of each block over the rows of a hidden phase, >= 1
+    :param local_batch_size: rows of a step of a block, >= 3
+    :param local_loss: the unguided part of the local loss, ``"strain"`` (classical scaling, one minus CKA) or ``"stress"``
+        (metric MDS)
+    :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances in the unguided part
+    :param guidance_coef: share of the guided part of the local loss, in [0, 1]; 0 is pure distance matching, unguided
     :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
         SB3's own ``train()`` on the very same network
     :param whiten_heads: let the action head's optimizer work in whitened coordinates of the features
@@ -73,14 +74,14 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        local_learning_rate: float | str | Schedule = 3e-5,
+        local_learning_rate: float | str | Schedule = 1e-3,
         head_learning_rate_scale: float = 2.0,
         local_interval: int = 4096,
-        local_epochs: int = 1,
-        local_batch_size: int = 64,
+        local_epochs: int = 4,
+        local_batch_size: int = 256,
         local_loss: Literal["strain", "stress"] = "strain",
         disparity: Literal["gaussian", "identity"] = "gaussian",
-        guidance_coef: float = 0.5,
+        guidance_coef: float = 1.0,
         hidden_training: Literal["local", "frozen", "backprop"] = "local",
         whiten_heads: bool = True,
     ) -> None:

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_forward.distances import Configuration
-
 # What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
 Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
 
@@ -35,11 +33,12 @@ class LocalStep(NamedTuple):
     """What one local step did."""
 
     outputs: Activations  # detached, computed before the step
-    configuration: Configuration  # theirs
     loss: float
     grad_norm: float  # before clipping
 
 
+# A local loss: from a block's outputs as a matrix (B, d) to its value and its gradient (B, d)
+Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # From the gradient (B, d) of the outputs as a matrix to those of a block's parameters; None where it has none
 Pull = Callable[[th.Tensor], "tuple[th.Tensor | None, ...]"]
 # From the gradient of an activation's outputs and these outputs to the gradient of its inputs
@@ -84,24 +83,21 @@ class Block:
     def local_step(
         self,
         inputs: Activations,
-        target: th.Tensor,
-        match: Callable[[Configuration, th.Tensor], tuple[th.Tensor, th.Tensor]],
+        objective: Objective,
         max_grad_norm: float,
     ) -> LocalStep:
         """
         Forward pass, local loss and one optimizer step of this block alone.
 
-        :param inputs: detached inputs of B >= 2 rows
-        :param target: (B, B), what the local loss compares the outputs to
-        :param match: the local loss, from outputs (B, d) and target to its value and its gradient (B, d)
+        :param inputs: detached inputs of B rows
+        :param objective: the local loss
         :param max_grad_norm: clip the block's own gradient norm to this
         :return: the outputs computed before the step (detached), the loss and the gradient norm before clipping
         :raises ValueError: if the loss or its gradient is not finite; no weight has moved then
         """
         assert self.optimizer is not None, f"block {self.name} has no parameters to train"
         outputs, pull = self._run_dense(inputs) if self._is_dense(inputs) else self._run(inputs)
-        configuration = Configuration(as_matrix(outputs))
-        loss, gradient = match(configuration, target)
+        loss, gradient = objective(as_matrix(outputs))
         gradients = pull(gradient)
         found = [part for part in gradients if part is not None]
         value, *norms = th.stack([loss, *(th.linalg.vector_norm(part) for part in found)]).tolist()
@@ -120,7 +116,7 @@ class Block:
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None  # no gradient outlives its block: memory does not grow with depth
-        return LocalStep(outputs, configuration, value, norm)
+        return LocalStep(outputs, value, norm)
 
     def _run(self, inputs: Activations) -> tuple[Activations, Pull]:
         """Outputs without their graph, and the graph's use."""

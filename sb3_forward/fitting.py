@@ -85,7 +85,7 @@ def _row_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
 
 
 def _pending_problems(model: BaseAlgorithm, state: Any) -> Iterator[str]:
-    """Rows that wait for a local phase: observations, their features, and signals."""
+    """Rows that wait for a hidden phase: observations, their features, and signals."""
     found = list(_row_problems(model, state))
     yield from found
     if found:

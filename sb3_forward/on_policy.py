@@ -1,8 +1,8 @@
 """
-What the forward-trained on-policy algorithms share: their parameters, the local phase, the cached features, and logs.
+What the forward-trained on-policy algorithms share: their parameters, the phases of an update, the cached features, and logs.
 
-``train()`` is the method's pseudo-code: the heads on the policy-gradient loss, over the features of the rollout, which stay
-constant; then, once enough rows are there, the hidden layers, each on its own loss; then the heads are held to what they said.
+``train()`` is the method's pseudo-code. Once enough rows are there, the hidden layers learn, each from its own loss, and the
+heads are refitted to what they said. Then the heads learn from the policy-gradient loss, on features that stay constant.
 """
 
 import math
@@ -10,8 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable
 from copy import copy
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -30,7 +29,6 @@ from stable_baselines3.common.utils import (
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forward.anchors import Anchors, pick
-from sb3_forward.blocks import Activations, Block
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.evaluation import Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
@@ -39,8 +37,8 @@ from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import LatentRecorder, Latents, versions
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
+from sb3_forward.phase import BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
-from sb3_forward.targets import Targets
 from sb3_forward.validation import (
     ABOVE_ZERO,
     FINITE,
@@ -73,8 +71,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         "CnnPolicy": ForwardCnnPolicy,
         "MultiInputPolicy": ForwardMultiInputPolicy,
     }
-    # A pass of the local phase has at most so many rows, drawn at random (our choice)
-    local_rows = 512
 
     def __init__(
         self,
@@ -222,8 +218,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def train(self) -> None:
         """
-        Update the policy with the current rollout: the heads on the policy gradient over constant features; then, once enough
-        rows have come since the last time, the hidden blocks on their local losses.
+        Update the policy with the current rollout: once enough rows have come since the last time, the hidden blocks on their
+        local losses; then the heads on the policy gradient, over features that are constant.
 
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
@@ -235,14 +231,18 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
+        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
+        if (enough := self.pending.add(rows)) is not None:
+            features = self._hidden_phase(enough)
+            if features is not None:
+                # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
+                actor, critic = (feature[-len(rollout.returns) :] for feature in features)
+                rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None
         if self.vf_coef * self._head_learning_rate() > 0:
             steps = None if latents is None else self._steps(rollout)
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
-        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        if (enough := self.pending.add(rows)) is not None:
-            self._hidden_phase(enough)
         self.logger.record("train/waiting_rows", self.pending.rows)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -287,36 +287,37 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         :param rollout: the rollout with constant features
         """
 
-    def _hidden_phase(self, rows: Rows) -> None:
-        """Move the hidden layers, take some of the rows into the anchors, and hold the heads to what they said there."""
-        if self.hidden_training == "local":
-            self._local_phase(rows)
+    @th.no_grad()
+    def _hidden_phase(self, rows: Rows) -> Latents | None:
+        """
+        Train the hidden layers, refit the heads to what they said before, and take some of the rows into the anchors. Returns
+        the new top features of all rows, None if no layer learns.
+        """
+        learns = self.hidden_training == "local" and len(self.network.blocks) > 0
+        outputs = self.heads.say(*rows.latents) if learns else []
+        features = self._train_blocks(rows) if learns else None
         known = self.heads.anchors
         kept, taken = self.anchors.exchange(rows.number, rows.observations)
         self._remember_anchors()
         self.heads.memory.release()  # the anchors hold the values now
-        if self.hidden_training == "local":
-            self._hold_heads(rows, known, kept, taken)
+        if features is not None:
+            self._refit_heads(rows, outputs, features, known, kept, taken)
+        return features
 
-    @th.no_grad()
-    def _hold_heads(self, rows: Rows, known: Latents | None, kept: th.Tensor, taken: th.Tensor) -> None:
-        # What was said, then batch by batch what is read now: features of all rows would be most of what an update holds
-        others = th.ones(rows.number, dtype=th.bool).index_fill_(0, taken, False).nonzero().flatten()
-        # The policy goes on from here: the rollout counts as much as all that was before
-        others = others[th.randperm(len(others))[: Anchors.ROWS]]
-        said = [output[th.cat([taken, others])] for output in self.heads.say(*rows.latents)]
-        if known is not None:
-            said = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), said, strict=True)]
+    def _refit_heads(
+        self, rows: Rows, outputs: list[th.Tensor], features: Latents, known: Latents | None, kept: th.Tensor, taken: th.Tensor
+    ) -> None:
         assert self.heads.anchors is not None
         actor, critic = self.heads.anchors
         if self.heads.memory.rows:
-            then = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
-            self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)
-        after = chain(
-            zip(actor.split(FEATURE_ROWS), critic.split(FEATURE_ROWS), strict=True),
-            (self._latents([rows.observations(part)]) for part in others.split(FEATURE_ROWS) if len(part) > 0),
-        )
-        drift = self.heads.hold(said, after)
+            before = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
+            self.heads.memory.carry(before if known is None else th.cat([known[1][kept], before]), critic)
+        parts = [features]
+        if known is not None:
+            outputs = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), outputs, strict=True)]
+            parts.insert(0, (actor[: len(kept)], critic[: len(kept)]))
+        batches = (batch for pair in parts for batch in zip(*(part.split(FEATURE_ROWS) for part in pair), strict=True))
+        drift = self.heads.hold(outputs, batches)
         if drift is not None:
             self.logger.record("train/drift", drift)
 
@@ -330,44 +331,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _hidden_versions(self) -> list[int]:
         return versions(parameter for block in self.network.blocks for parameter in block.parameters)
 
-    def _local_phase(self, rows: Rows) -> None:
-        """Every block's steps on its own local loss, minibatch by minibatch, from the bottom up."""
-        guidance = dict(rows.signals)
-        if guidance:
-            guidance["shared"] = th.cat([_unit_variance(signal) for signal in guidance.values()], dim=1)
-            # Distances of a signal are taken in every minibatch: not of one that guides no block
-            roles = {block.role for block in self.network.blocks}
-            guidance = {role: signal for role, signal in guidance.items() if role in roles}
+    def _train_blocks(self, rows: Rows) -> Latents:
         for block in self.network.blocks:
             assert block.optimizer is not None
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
-        self.policy.set_training_mode(True)
-        record = LocalRecord({}, [])
-        for _ in range(self.local_epochs):
-            for part in th.as_tensor(np.random.permutation(rows.number)[: self.local_rows]).split(
-                min(self.local_batch_size, self.local_rows)
-            ):
-                if len(part) > 2:  # a single pair matches any other
-                    here = {role: signal[part.to(self.device)] for role, signal in guidance.items()}
-                    self._local_minibatch(rows.observations(part), here, record)
-        self._log_local(record)
-
-    @th.no_grad()
-    def _local_minibatch(self, observations: PyTorchObs, guidance: dict[str, th.Tensor], record: "LocalRecord") -> None:
-        targets = Targets(self.local_loss, self.disparity, guidance, self.guidance_coef)
-        match = LOCAL_LOSSES[self.local_loss].match
-
-        def train_block(block: Block, inputs: Activations) -> Activations:
-            if block.optimizer is None:
-                return block.forward(inputs)
-            step = block.local_step(inputs, targets.of(inputs, block.role), match, self.max_grad_norm)
-            targets.remember(step.outputs, step.configuration)
-            record.losses.setdefault(block.name, []).append(step.loss)
-            record.grad_norms.append(step.grad_norm)
-            return step.outputs
-
-        self.network.latents(observations, train_block)
+        objective = LocalObjective(self.guidance_coef, self.local_loss, self.disparity)
+        phase = HiddenPhase(self.network, objective, self.local_epochs, self.local_batch_size, self.max_grad_norm)
+        features = phase.learn(rows.observations(th.arange(rows.number)), rows.signals)
+        self._log_blocks(phase.records)
+        return features
 
     def _guidance(self, rollout: CachedRollout) -> dict[str, th.Tensor]:
         """
@@ -430,30 +403,24 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             return
         if any(block.optimizer is not None for block in self.network.blocks):
             warnings.warn(
-                f"No hidden layer has moved yet: {self.pending.rows} rows wait for a local phase, which comes every "
+                f"No hidden layer has moved yet: {self.pending.rows} rows wait for a hidden phase, which comes every "
                 f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if hidden layers are to "
                 "stay as they are, say so with hidden_training='frozen'.",
                 stacklevel=3,
             )
 
-    def _log_local(self, record: "LocalRecord") -> None:
+    def _log_blocks(self, records: dict[str, BlockRecord]) -> None:
         self.logger.record("train/local_learning_rate", self._local_learning_rate())
-        if not record.losses:
+        if not records:
             return
         self._n_local_phases += 1
-        means = {name: float(np.mean(losses)) for name, losses in record.losses.items()}
-        for name, mean in means.items():
-            # Too many and too long for the table on the screen
-            self.logger.record(f"train/local_loss/{name}", mean, exclude=("stdout", "log"))
-        self.logger.record("train/local_loss", float(np.mean(list(means.values()))))
-        self.logger.record("train/local_grad_norm", float(np.mean(record.grad_norms)))
-
-
-class LocalRecord(NamedTuple):
-    """What the local phase logs."""
-
-    losses: dict[str, list[float]]  # by name of the block
-    grad_norms: list[float]
+        for name, record in records.items():
+            for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
+                if not math.isnan(value):
+                    # Too many and too long for the table on the screen
+                    self.logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
+        self.logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
+        self.logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
 
 
 def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
@@ -532,8 +499,3 @@ def _moved(value: Any, device: th.device) -> Any:
 
 def _is_cut(info: dict[str, Any]) -> bool:
     return info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False)
-
-
-def _unit_variance(signal: th.Tensor) -> th.Tensor:
-    deviation = (signal - signal.mean(dim=0)).norm() / math.sqrt(len(signal))
-    return signal / deviation.clamp_min(th.finfo(signal.dtype).tiny)

@@ -1,8 +1,8 @@
 """
-Rows that wait for the next local phase.
+Rows that wait for the next hidden phase.
 
-A handful of rows says little about distances, and hidden layers that stay as they are for a while keep all cached features
-valid: that makes short rollouts cheap, and long ones no dearer than they must be.
+A handful of rows says little about what the guidance asks for. And hidden layers that stay as they are for a while keep all
+cached features valid, which makes short rollouts cheap.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_forward.anchors import Anchors, join, pick
 from sb3_forward.latents import Latents
-
-# Two rows have a single distance, which matches any other: a local phase moves nothing on fewer than these
-LEAST_ROWS = 3
+from sb3_forward.phase import LEAST_ROWS
 
 
 class Rows(NamedTuple):
-    """What a local phase needs of N rows."""
+    """What a hidden phase needs of N rows."""
 
     number: int
     observations: Callable[[th.Tensor], PyTorchObs]  # from indices to these of them

@@ -18,8 +18,8 @@ SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
 
 class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
     """
-    PPO without backpropagation through the network: hidden blocks match pairwise distances now and then, the linear heads
-    optimise the clipped surrogate objective for all epochs.
+    PPO without backpropagation through the network: after a rollout, hidden blocks match pairwise distances, one after the
+    other; then the linear heads optimise the clipped surrogate objective for all epochs.
 
     >>> from sb3_forward import ForwardPPO
     >>> model = ForwardPPO("MlpPolicy", "CartPole-v1", n_steps=64).learn(64)
@@ -33,13 +33,14 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
-    :param local_interval: rows (transitions) from one local phase to the next, >= 1: rollouts wait until they have so many
+    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have so many
         together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
-    :param local_epochs: passes of the local phase, each over rows drawn anew, >= 1
-    :param local_batch_size: rows that are matched to each other, >= 3
-    :param local_loss: ``"strain"`` (classical scaling, one minus CKA) or ``"stress"`` (metric MDS)
-    :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances
-    :param guidance_coef: weight of the reward-driven guidance in the target, in [0, 1]; 0 is unguided
+    :param local_epochs: passes of each block over the rows of a hidden phase, >= 1
+    :param local_batch_size: rows of a step of a block, >= 3
+    :param local_loss: the unguided part of the local loss, ``"strain"`` (classical scaling, one minus CKA) or ``"stress"``
+        (metric MDS)
+    :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances in the unguided part
+    :param guidance_coef: share of the guided part of the local loss, in [0, 1]; 0 is pure distance matching, unguided
     :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
         SB3's own ``train()`` on the very same network
     :param whiten_heads: let the action head's optimizer work in whitened coordinates of the features
@@ -78,12 +79,12 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         *,
         local_learning_rate: float | str | Schedule = 1e-3,
         head_learning_rate_scale: float = 3.0,
-        local_interval: int = 4096,
-        local_epochs: int = 1,
-        local_batch_size: int = 64,
+        local_interval: int = 512,
+        local_epochs: int = 4,
+        local_batch_size: int = 256,
         local_loss: Literal["strain", "stress"] = "strain",
         disparity: Literal["gaussian", "identity"] = "gaussian",
-        guidance_coef: float = 0.5,
+        guidance_coef: float = 1.0,
         hidden_training: Literal["local", "frozen", "backprop"] = "local",
         whiten_heads: bool = True,
     ) -> None:

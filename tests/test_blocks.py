@@ -4,8 +4,11 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_forward.blocks import Block, as_matrix
-from sb3_forward.distances import LOCAL_LOSSES, pairwise_distances, stress, stress_target
+from sb3_forward.blocks import Block, Objective, as_matrix
+from sb3_forward.distances import LOCAL_LOSSES, pairwise_distances
+from sb3_forward.guided import guided, linear_image, standardise
+
+OBJECTIVES = [*LOCAL_LOSSES, "guided"]
 
 
 def make_block(layer: nn.Module | None = None, lr: float = 1e-2) -> Block:
@@ -16,18 +19,29 @@ def make_block(layer: nn.Module | None = None, lr: float = 1e-2) -> Block:
     return block
 
 
+def make_objective(name: str, inputs: th.Tensor, block: Block) -> Objective:
+    """Match the distances of the inputs; or those of a signal that a block's outputs say something of."""
+    if name == "guided":
+        signal = standardise(inputs.square().sum(dim=1, keepdim=True))
+        with th.no_grad():
+            image = linear_image(as_matrix(block.forward(inputs)), signal)
+        return lambda outputs: guided(outputs, signal, image)
+    make_target, match = LOCAL_LOSSES[name]
+    target = make_target(pairwise_distances(inputs))
+    return lambda outputs: match(outputs, target)
+
+
 def weights(block: Block) -> list[th.Tensor]:
     return [parameter.detach().clone() for parameter in block.parameters]
 
 
-@pytest.mark.parametrize("local_loss", LOCAL_LOSSES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("layer", [nn.Linear(4, 16), nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 8, 2))])
-def test_local_steps_lower_the_local_loss(local_loss: str, layer: nn.Module) -> None:
-    make_target, match = LOCAL_LOSSES[local_loss]
+def test_local_steps_lower_the_local_loss(name: str, layer: nn.Module) -> None:
     block = make_block(layer)
     inputs = th.randn(32, 4)
-    target = make_target(pairwise_distances(inputs))
-    losses = [block.local_step(inputs, target, match, 0.5).loss for _ in range(60)]
+    objective = make_objective(name, inputs, block)
+    losses = [block.local_step(inputs, objective, 0.5).loss for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -35,7 +49,7 @@ def test_local_step_outputs_are_those_before_the_step_and_hold_no_graph() -> Non
     block = make_block()
     inputs = th.randn(8, 4)
     expected = block.forward(inputs).detach()
-    step = block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 0.5)
+    step = block.local_step(inputs, make_objective("stress", inputs, block), 0.5)
     assert isinstance(step.outputs, th.Tensor)
     assert not step.outputs.requires_grad
     th.testing.assert_close(step.outputs, expected)
@@ -49,22 +63,21 @@ def test_gradient_is_that_of_the_local_loss() -> None:
     block.build_optimizer(th.optim.SGD, 1.0, {})
     inputs = th.randn(8, 4)
     off_diagonal = ~th.eye(8, dtype=th.bool)
-    target = stress_target(pairwise_distances(inputs))
+    distances = (inputs[:, None] - inputs[None, :])[off_diagonal].norm(dim=-1)
     outputs = twin.forward(inputs)
     pairs = (outputs[:, None] - outputs[None, :])[off_diagonal].norm(dim=-1)
-    (((pairs / (pairs.sum() / 64) - target[off_diagonal]) ** 2).sum() / 64).backward()
+    (((pairs / (pairs.sum() / 64) - distances / (distances.sum() / 64)) ** 2).sum() / 64).backward()
     before = weights(block)
-    block.local_step(inputs, target, stress, 1e9)
+    block.local_step(inputs, make_objective("stress", inputs, block), 1e9)
     for old, new, reference in zip(before, block.parameters, twin.parameters, strict=True):
         assert reference.grad is not None
         th.testing.assert_close(old - new.detach(), reference.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.Sigmoid])
-@pytest.mark.parametrize("local_loss", LOCAL_LOSSES)
-def test_a_dense_block_takes_the_step_of_its_graph(activation: type[nn.Module], local_loss: str) -> None:
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_dense_block_takes_the_step_of_its_graph(activation: type[nn.Module], name: str) -> None:
     """The way without a graph is taken where nothing can tell the difference: not where somebody listens in."""
-    make_target, match = LOCAL_LOSSES[local_loss]
     module = nn.Sequential(nn.Linear(4, 16), activation())
     twin = copy.deepcopy(module)
     twin[1].register_forward_hook(lambda *_: None)
@@ -74,7 +87,8 @@ def test_a_dense_block_takes_the_step_of_its_graph(activation: type[nn.Module], 
         block = Block("actor.0", "actor", layers, layers.parameters())
         block.build_optimizer(th.optim.Adam, 1e-2, {})
         ways.append(block._is_dense(inputs))
-        steps.append([block.local_step(inputs, make_target(pairwise_distances(inputs)), match, 1e-2) for _ in range(5)])
+        objective = make_objective(name, inputs, block)
+        steps.append([block.local_step(inputs, objective, 1e-2) for _ in range(5)])
     assert ways == [True, False]
     for fast, reference in zip(*steps, strict=True):
         assert isinstance(fast.outputs, th.Tensor)
@@ -101,7 +115,7 @@ def test_gradient_norm_is_clipped_per_block() -> None:
     block.build_optimizer(th.optim.SGD, 1.0, {})
     inputs = th.randn(8, 4)
     before = weights(block)
-    step = block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 1e-3)
+    step = block.local_step(inputs, make_objective("stress", inputs, block), 1e-3)
     moved = th.cat([(old - new.detach()).flatten() for old, new in zip(before, block.parameters, strict=True)]).norm()
     assert step.grad_norm > 1e-3
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
@@ -116,7 +130,7 @@ def test_non_finite_loss_names_the_block_and_moves_nothing(poison: float) -> Non
     block.build_optimizer(th.optim.Adam, 1e-3, {})
     inputs, before = th.randn(8, 4), weights(block)
     with pytest.raises(ValueError, match=r"actor\.0.*local_learning_rate"):
-        block.local_step(inputs, stress_target(pairwise_distances(inputs)), stress, 0.5)
+        block.local_step(inputs, make_objective("stress", inputs, block), 0.5)
     for old, new in zip(before, block.parameters, strict=True):
         th.testing.assert_close(old, new.detach(), rtol=0, atol=0, equal_nan=True)
     assert block.optimizer is not None

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.logger import KVWriter, Logger
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
@@ -15,6 +17,9 @@ from sb3_forward.anchors import Anchors
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
+from sb3_forward.latents import Latents
+from sb3_forward.pending import Rows
+from sb3_forward.phase import HiddenPhase
 from sb3_forward.whitening import Basis
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
@@ -198,31 +203,91 @@ def test_logged_values(algorithm: Any) -> None:
         "train/local_grad_norm",
         "train/waiting_rows",
         "train/drift",
-        *(f"train/local_loss/{name}" for name in ("actor.0", "actor.1", "critic.0", "critic.1")),
     }
-    assert all(np.isfinite(model.logger.name_to_value[key]) for key in keys - {"train/explained_variance"})
+    local = {key for key in model.logger.name_to_value if key.startswith("local/")}
+    assert local == {
+        f"local/{figure}/{name}"
+        for figure in ("r2", "loss", "movement")
+        for name in ("actor.0", "actor.1", "critic.0", "critic.1")
+    }
+    assert all(np.isfinite(model.logger.name_to_value[key]) for key in (keys | local) - {"train/explained_variance"})
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_logged_key_lies_below_another(algorithm: Any, tmp_path: Path) -> None:
+    """A tracker that keeps each metric as a file cannot keep one in a folder of the same name (MLflow's file store)."""
+
+    class Tree(KVWriter):
+        def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+            for key, value in key_values.items():
+                file = tmp_path / key
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a") as opened:
+                    print(step, value, file=opened)
+
+        def close(self) -> None: ...
+
+    model = small_model(algorithm, "MultiInputPolicy", "Box")
+    model.set_logger(Logger(folder=None, output_formats=[Tree()]))
+    model.learn(48, log_interval=1)
+    written = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert {f"local/movement/{block.name}" for block in model.network.blocks} <= written
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_figures_of_single_blocks_stay_off_the_screen(algorithm: Any) -> None:
+    """They go to TensorBoard and the CSV."""
+    model = one_update(algorithm)
+    for key in model.logger.name_to_value:
+        if key.startswith("local/"):
+            assert model.logger.name_to_excluded[key] == ("stdout", "log")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_explained_is_logged_block_by_block(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases: list[HiddenPhase] = []
+    learn = HiddenPhase.learn
+
+    def watched(self: HiddenPhase, *args: Any) -> Latents:
+        phases.append(self)
+        return learn(self, *args)
+
+    monkeypatch.setattr(HiddenPhase, "learn", watched)
+    logged = one_update(algorithm).logger.name_to_value
+    (phase,) = phases
+    assert len(phase.records) == 4
+    for name, record in phase.records.items():
+        assert logged[f"local/r2/{name}"] == record.explained > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_without_guidance_none_is_explained(algorithm: Any) -> None:
+    logged = one_update(algorithm, guidance_coef=0.0).logger.name_to_value
+    assert any(key.startswith("local/loss/") for key in logged)
+    assert not any(key.startswith("local/r2/") for key in logged)
 
 
 def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hidden layers' steps move the policy; the heads, refitted to what they said before, move it back."""
     said: list[th.Tensor] = []
-    hidden_phase, hold_heads = ForwardPPO._hidden_phase, ForwardPPO._hold_heads
+    hidden_phase, refit_heads = ForwardPPO._hidden_phase, ForwardPPO._refit_heads
 
     def say(model: Any, rows: Any) -> None:
         with th.no_grad():
             said.append(model.policy.action_net(model.network.latents(rows.observations(th.arange(rows.number)))[0]))
 
-    def watch_phase(self: Any, rows: Any) -> None:
+    def watch_phase(self: Any, rows: Any) -> Any:
         say(self, rows)
-        hidden_phase(self, rows)
+        features = hidden_phase(self, rows)
         say(self, rows)
+        return features
 
     def watch_refit(self: Any, rows: Any, *others: Any) -> None:
         say(self, rows)
-        hold_heads(self, rows, *others)
+        refit_heads(self, rows, *others)
 
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch_phase)
-    monkeypatch.setattr(ForwardPPO, "_hold_heads", watch_refit)
+    monkeypatch.setattr(ForwardPPO, "_refit_heads", watch_refit)
     # Features move fast, under heads that are not near zero
     model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False})
     logged = model.learn(256).logger.name_to_value["train/drift"]
@@ -254,15 +319,16 @@ def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch)
     drifts: list[float] = []
     hidden_phase = ForwardPPO._hidden_phase
 
-    def watch(self: Any, rows: Any) -> None:
+    def watch(self: Any, rows: Any) -> Any:
         seen.append(rows.observations(th.arange(rows.number)))
         with th.no_grad():
             before = self.policy.predict_values(th.cat(seen))
-            hidden_phase(self, rows)
+            features = hidden_phase(self, rows)
             drifts.append((self.policy.predict_values(th.cat(seen)) - before).square().mean().item())
         if not anchored:
-            self.heads.anchors = None
+            self.heads.forget()
             self.anchors.state.clear()
+        return features
 
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch)
     drift = {}
@@ -275,12 +341,24 @@ def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch)
     assert drift[True] < 0.5 * drift[False]
 
 
+def watch_blocks(monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> list[Rows]:
+    """The rows of each hidden phase, in which blocks stay as they are."""
+    trained: list[Rows] = []
+
+    def watched(self: Any, rows: Rows) -> Latents:
+        trained.append(rows)
+        actor, critic = map(th.cat, zip(*rows.latents, strict=True))
+        return actor, critic
+
+    monkeypatch.setattr(algorithm, "_train_blocks", watched)
+    return trained
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows say little about distances; meanwhile the heads learn on features that stay as they are."""
     monkeypatch.setattr(Memory, "FIT_ROWS", 1)
-    trained: list[Any] = []
-    monkeypatch.setattr(algorithm, "_local_phase", lambda self, rows: trained.append(rows))
+    trained = watch_blocks(monkeypatch, algorithm)
     model = small_model(algorithm, local_interval=48)
     rollouts = []
 
@@ -297,11 +375,13 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     (rows,) = trained
     assert rows.number == 48
     # All of them, in their order, each with its own signals and features
-    assert th.equal(rows.observations(th.arange(47)), th.as_tensor(np.concatenate(rollouts[:47])))
+    observations = rows.observations(th.arange(48))
+    assert isinstance(observations, th.Tensor)
+    assert th.equal(observations[:47], th.as_tensor(np.concatenate(rollouts[:47])))
     assert {role: len(signal) for role, signal in rows.signals.items()} == {"actor": 48, "critic": 48}
     with th.no_grad():
         latents = tuple(map(th.cat, zip(*rows.latents, strict=True)))
-        th.testing.assert_close(latents, model.network.latents(rows.observations(th.arange(48))))
+        th.testing.assert_close(latents, model.network.latents(observations))
     assert model.pending.rows == 16
     assert model.anchors.rows == 48
 
@@ -460,21 +540,8 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C, local_interval=48).learn(80)
-    # After the third, all are anchors, and what has not faded of them is remembered, too: 16 + 16 / 2 + 16 / 4
-    assert held == [0, 16, 32, 48 + 28, 48 + 28 + 16]
-
-
-def test_a_local_phase_has_a_random_part_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[th.Tensor] = []
-    model = small_model(ForwardPPO, n_steps=128, n_epochs=1, local_batch_size=8, local_epochs=2)
-    model.local_rows = 32
-    monkeypatch.setattr(ForwardPPO, "_local_minibatch", lambda self, rows, guidance, record: parts.append(rows))
-    model.learn(128)
-    assert [len(part) for part in parts] == [8] * 8
-    # Each pass draws anew, and no row twice
-    first, second = th.cat(parts[:4]), th.cat(parts[4:])
-    assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 32
-    assert len(th.cat([first, second]).unique(dim=0)) > 40
+    # With the third, all are anchors, and what has not faded of those before is remembered, too: 16 + 16 / 2
+    assert held == [0, 16, 48 + 24, 48 + 24 + 16, 48 + 24 + 16 + 16]
 
 
 def test_no_value_coefficient_no_fit() -> None:
@@ -486,8 +553,7 @@ def test_no_value_coefficient_no_fit() -> None:
 
 def test_large_observations_do_not_wait_for_more_than_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Anchors, "BYTES", 48 * 4 * 4)  # 48 rows of four floats
-    trained: list[Any] = []
-    monkeypatch.setattr(ForwardPPO, "_local_phase", lambda self, rows: trained.append(rows.number))
+    trained = watch_blocks(monkeypatch, ForwardPPO)
     small_model(ForwardPPO, local_interval=4096).learn(96)
     small_model(ForwardPPO, n_steps=64, local_interval=4096).learn(64)
-    assert trained == [48, 48, 64]
+    assert [rows.number for rows in trained] == [48, 48, 64]

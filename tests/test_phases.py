@@ -38,14 +38,14 @@ def spy(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: list[Any])
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values, action head, hidden layers, and then the heads are held, once per rollout."""
+    """Hidden layers, block by block from the bottom up; the heads are held; values; action head: once per rollout."""
     seen: list[Any] = []
     spy(monkeypatch, Heads, "fit_values", seen)
     spy(monkeypatch, Heads, "step", seen)
     spy(monkeypatch, Block, "local_step", seen)
     spy(monkeypatch, Heads, "hold", seen)
     small_model(algorithm).learn(32)
-    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["fit_values", "step", "local_step", "hold"] * 2
+    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["local_step", "hold", "fit_values", "step"] * 2
     held = [name for name, _, _ in seen].count("hold")
     assert held == 2
 
@@ -57,7 +57,12 @@ def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_steps_of_blocks_are_clipped_one_by_one(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With SGD at a rate of one, a step is as long as the gradient: ``max_grad_norm`` at most."""
     model = small_model(
-        algorithm, max_grad_norm=1e-3, local_batch_size=16, local_learning_rate=1.0, policy_kwargs=SGD | {"net_arch": [8, 8]}
+        algorithm,
+        max_grad_norm=1e-3,
+        local_batch_size=16,
+        local_epochs=1,
+        local_learning_rate=1.0,
+        policy_kwargs=SGD | {"net_arch": [8, 8]},
     )
     before = hidden_state(model)
     update = watched_update(model, monkeypatch)
@@ -72,24 +77,32 @@ def test_steps_of_blocks_are_clipped_one_by_one(algorithm: Any, monkeypatch: pyt
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_logged_of_the_local_phase(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Means over minibatches, then over blocks; gradients before they are clipped; the learning rate of that rollout."""
-    model = small_model(algorithm, local_epochs=2, max_grad_norm=1e-2, local_learning_rate="lin_0.01")
+    model = small_model(algorithm, local_epochs=2, max_grad_norm=1e-2, local_learning_rate=lambda left: 0.01 + 0.02 * left)
+    before = hidden_state(model)
     update = watched_update(model, monkeypatch)
-    logged = model.logger.name_to_value
+    after, logged = hidden_state(model), model.logger.name_to_value
     losses: dict[str, list[float]] = {}
     for step in update.steps:
         losses.setdefault(step.block.name, []).append(step.result.loss)
     assert {name: len(values) for name, values in losses.items()} == dict.fromkeys(losses, 4)
     for name, values in losses.items():
-        assert logged[f"train/local_loss/{name}"] == pytest.approx(np.mean(values))
+        assert logged[f"local/loss/{name}"] == pytest.approx(np.mean(values))
+        own = [key for key in before if key.startswith(f"{name}/")]
+        change, norm = (
+            math.hypot(*(part.norm() for part in parts))
+            for parts in ([after[key] - before[key] for key in own], [before[key] for key in own])
+        )
+        assert logged[f"local/movement/{name}"] == pytest.approx(change / norm, rel=1e-4)
+        assert 0 < change < norm
     assert logged["train/local_loss"] == pytest.approx(np.mean([np.mean(values) for values in losses.values()]))
     assert logged["train/local_grad_norm"] == pytest.approx(np.mean([step.result.grad_norm for step in update.steps]))
-    assert logged["train/local_learning_rate"] == pytest.approx(0.01 * model._current_progress_remaining, abs=1e-9)
+    assert logged["train/local_learning_rate"] == pytest.approx(0.01 + 0.02 * model._current_progress_remaining, abs=1e-9)
 
 
 def test_pairs_are_no_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows match any other two; three do not."""
     for n_steps, sizes in ((10, [8]), (11, [8, 3])):
-        update = watched_update(small_model(ForwardA2C, n_steps=n_steps), monkeypatch)
+        update = watched_update(small_model(ForwardA2C, n_steps=n_steps, local_epochs=1), monkeypatch)
         assert [len(step.inputs) for step in update.steps if step.block.name == "actor.0"] == sizes
 
 
@@ -117,16 +130,22 @@ def test_hidden_layers_are_in_training_mode_while_they_learn(monkeypatch: pytest
     layer = model.policy.mlp_extractor.policy_net[0]
     layer.__class__ = Layer
     model._find_blocks()
-    local_phase = ForwardPPO._local_phase
+    local_step, head_step = Block.local_step, Heads.step
     learning = False
 
-    def watched(self: Any, rows: Any) -> None:
+    def watched(self: Block, *args: Any) -> Any:
         nonlocal learning
         learning = True
-        local_phase(self, rows)
+        step = local_step(self, *args)
         learning = False
+        return step
 
-    monkeypatch.setattr(ForwardPPO, "_local_phase", watched)
+    def watched_heads(self: Heads, *args: Any) -> bool:
+        assert self.policy.training  # as in SB3
+        return head_step(self, *args)
+
+    monkeypatch.setattr(Block, "local_step", watched)
+    monkeypatch.setattr(Heads, "step", watched_heads)
     model.learn(32)
     assert set(modes) == {(True, True), (False, False)}
 
@@ -319,7 +338,7 @@ def test_features_are_those_of_the_weights_as_they_are(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All anchors, old and new, and as many other rows of the rollout as there may be anchors, all drawn at random."""
+    """All rows of the phase, and the anchors that were kept, drawn at random as the new ones are."""
     monkeypatch.setattr(Anchors, "ROWS", 24)
     hold = Heads.hold
     held: list[th.Tensor] = []
@@ -334,23 +353,31 @@ def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Heads, "hold", watched)
     # Layers that hardly move: what was said of each row is what is said of it now, if it is the same row
     model = small_model(algorithm, n_steps=64, local_learning_rate=1e-9, policy_kwargs={"ortho_init": False})
-    observations = th.cat([watched_update(model, monkeypatch).column("observations") for _ in range(2)])
-    with th.no_grad():
-        distances = th.cdist(th.cat(held), model.network.latents(observations)[0])
-    assert distances.amin(dim=1).max() < 1e-2
-    first, second = distances.argmin(dim=1).split(48)  # of each row its place among all that have come
-    anchors, others = set(first[:24].tolist()), set(first[24:].tolist())
-    assert len(anchors | others) == 48
-    assert anchors | others < set(range(64))
-    assert anchors != set(range(24))
-    assert others != set(sorted(set(range(64)) - anchors)[:24])
+
+    def places(features: th.Tensor) -> list[int]:
+        """Of each row its place among all that have come."""
+        with th.no_grad():
+            distances = th.cdist(features, model.network.latents(th.cat(observations))[0])
+        assert distances.amin(dim=1).max() < 1e-2
+        return distances.argmin(dim=1).tolist()
+
+    observations = [watched_update(model, monkeypatch).column("observations")]
+    assert places(held[0]) == list(range(64))
+    anchors = places(model.heads.anchors[0])
+    assert len(set(anchors)) == 24
+    assert set(anchors) != set(range(24))
+    observations.append(watched_update(model, monkeypatch).column("observations"))
     # Three rows of the second rollout are taken in for three of the first's
-    kept, taken, others = second[:21].tolist(), set(second[21:24].tolist()), set(second[24:].tolist())
-    assert set(kept) < anchors
-    assert set(kept) != set(first[:21].tolist())
-    assert len(taken | others) == 27
-    assert taken | others < set(range(64, 128))
-    assert taken != {64, 65, 66}
+    kept, rows = places(held[1][:-64]), places(held[1][-64:])
+    assert rows == list(range(64, 128))
+    assert len(set(kept)) == 21
+    assert set(kept) < set(anchors)
+    assert set(kept) != set(anchors[:21])
+    new = places(model.heads.anchors[0])
+    assert new[:21] == kept
+    assert len(set(new[21:])) == 3
+    assert set(new[21:]) < set(rows)
+    assert set(new[21:]) != {64, 65, 66}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -371,22 +398,33 @@ def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_remembered_of_the_returns_follows_the_features(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums over the features as they were are none over those that they have become."""
-    model = small_model(algorithm, n_steps=128, local_learning_rate=0.05, policy_kwargs={"net_arch": [6], "ortho_init": False})
-    updates = [watched_update(model, monkeypatch) for _ in range(2)]
+@pytest.mark.parametrize("weights", [[0.5], [0.125, 0.0, 0.5]])
+def test_what_is_remembered_of_the_returns_follows_the_features(
+    algorithm: Any, weights: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Sums over the features as they were are none over those that they have become. Layers learn with every second rollout,
+    which is not remembered; half of the others fades with each that comes after.
+    """
+    model = small_model(
+        algorithm,
+        n_steps=128,
+        local_interval=256,
+        local_learning_rate=0.01,
+        policy_kwargs={"net_arch": [6], "ortho_init": False},
+    )
+    updates = [watched_update(model, monkeypatch) for _ in range(len(weights) + 1)]
 
     def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
         with th.no_grad():
             inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
         return inputs.T @ inputs
 
-    # Half of the first rollout has faded
-    weights, observations = (0.5, 1.0), [update.column("observations") for update in updates]
+    observations = [update.column("observations") for update in updates[:-1]]
     then, now = (
         th.stack([weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True)]).sum(dim=0)
-        for policy in (updates[1].policy, model.policy)
+        for policy in (updates[-1].policy, model.policy)
     )
-    assert model.heads.memory.rows == 128 + 64
+    assert model.heads.memory.rows == 128 * sum(weights)
     carried = (model.heads.memory.gram - now).norm()
     assert carried < 0.3 * (then - now).norm()

@@ -22,6 +22,8 @@ from tests.bare_python import ROOT
 BOTH = [(ForwardA2C, A2C), (ForwardPPO, PPO)]
 # Our parameters, of which the meaning is not quite the same for both
 DIFFERENT = {"local_learning_rate", "head_learning_rate_scale"}
+# A rollout of A2C has a handful of rows, one of PPO is enough for a local phase
+OTHER_DEFAULTS = {"local_interval"}
 
 
 def ours(algorithm: type) -> dict[str, inspect.Parameter]:
@@ -71,7 +73,7 @@ def test_both_algorithms_have_the_same_parameters_and_describe_them_alike() -> N
         if name in DIFFERENT:
             assert of_a2c[name].startswith(of_ppo[name]), "A2C's adds to it"
         else:
-            assert a2c[name].default == ppo[name].default
+            assert a2c[name].default == ppo[name].default or name in OTHER_DEFAULTS
             assert of_a2c[name] == of_ppo[name]
 
 

@@ -1,4 +1,4 @@
-"""What the blocks are to match: the formulas of docs/method.md by hand, and which signal reaches which block in an update."""
+"""What the blocks are to match: the formulas by hand, and which signal reaches which block in an update."""
 
 import math
 from typing import Any
@@ -7,14 +7,15 @@ import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_forward.distances import strain, stress
-from sb3_forward.targets import Targets
+from sb3_forward.distances import LOCAL_LOSSES
+from sb3_forward.guided import IMAGE_RIDGE
+from sb3_forward.phase import LocalObjective
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_kwargs, small_model
 from tests.updates import SharedLayer, permutation, watched_update
 
-# Three points on a line: at 0, 3 and 4 the inputs, at 0, 2 and 2 the signal of the actor, at 0, 0 and 5 that of the critic
+# Three points on a line: at 0, 3 and 4 the inputs, at 0, 2 and 2 the outputs
 INPUTS = th.tensor([[0.0], [3.0], [4.0]])
-SIGNALS = {"actor": th.tensor([[0.0], [2.0], [2.0]]), "critic": th.tensor([[0.0], [0.0], [5.0]])}
+OUTPUTS = th.tensor([[0.0], [2.0], [2.0]])
 
 
 def symmetric(first: float, second: float, third: float, *, diagonal: tuple[float, float, float] = (0, 0, 0)) -> th.Tensor:
@@ -23,18 +24,16 @@ def symmetric(first: float, second: float, third: float, *, diagonal: tuple[floa
     return th.tensor([[a, first, second], [first, b, third], [second, third, c]])
 
 
-# In units of their mean, the sum of all nine entries over nine: d = (3, 4, 1), g = (2, 2, 0) and (0, 5, 5)
+# In units of their mean, the sum of all nine entries over nine: d = (3, 4, 1) and (2, 2, 0)
 STRESS = {
     "identity": symmetric(3, 4, 1) * 9 / 16,
-    "actor": symmetric(2, 2, 0) * 9 / 8,
-    "critic": symmetric(0, 5, 5) * 9 / 20,
+    "outputs": symmetric(2, 2, 0) * 9 / 8,
 }
 # Of points on a line, the centred Gram matrix is the product of their places about the mean, in thirds:
-# (-7, 2, 5), (-4, 2, 2) and (-5, -5, 10); its norm is the sum of their squares
+# (-7, 2, 5) and (-4, 2, 2); its norm is the sum of their squares
 STRAIN = {
     "identity": symmetric(-14, -35, 10, diagonal=(49, 4, 25)) / 78,
-    "actor": symmetric(-8, -8, 4, diagonal=(16, 4, 4)) / 24,
-    "critic": symmetric(25, -50, -50, diagonal=(25, 25, 100)) / 150,
+    "outputs": symmetric(-8, -8, 4, diagonal=(16, 4, 4)) / 24,
 }
 # With the median of 1, 1, 3, 3, 4, 4, which is 3: squares of t are 2 - 2 exp(-d^2 / 18)
 SQUARES = [2 - 2 * math.exp(-d * d / 18) for d in (3, 4, 1)]
@@ -48,39 +47,41 @@ BY_HAND = {"stress": STRESS, "strain": STRAIN}
 
 @pytest.mark.parametrize("local_loss", BY_HAND)
 @pytest.mark.parametrize("disparity", ["identity", "gaussian"])
-@pytest.mark.parametrize("role", SIGNALS)
-@pytest.mark.parametrize("coef", [0.0, 0.25, 1.0])
-def test_target_by_hand(local_loss: str, disparity: str, role: str, coef: float) -> None:
-    by_hand = BY_HAND[local_loss]
-    targets = Targets(local_loss, disparity, SIGNALS, coef)
-    expected = (1 - coef) * by_hand[disparity] + coef * by_hand[role]
-    th.testing.assert_close(targets.of(INPUTS, role), expected)
-    # Once more, from what is kept
-    th.testing.assert_close(targets.of(INPUTS, role), expected)
-
-
-@pytest.mark.parametrize("local_loss", BY_HAND)
-def test_target_without_guidance_is_that_of_the_inputs(local_loss: str) -> None:
-    th.testing.assert_close(Targets(local_loss, "identity", {}, 0.5).of(INPUTS, "actor"), BY_HAND[local_loss]["identity"])
+def test_unguided_loss_by_hand(local_loss: str, disparity: str) -> None:
+    """Stress is the mean square of what is missing; strain is one less the product of both matrices."""
+    target, own = BY_HAND[local_loss][disparity], BY_HAND[local_loss]["outputs"]
+    expected = (own - target).square().mean() if local_loss == "stress" else 1 - (own * target).sum()
+    loss, gradient = LocalObjective(0.0, local_loss, disparity).unguided(INPUTS, OUTPUTS)
+    th.testing.assert_close(loss, expected)
+    matched, pull = LOCAL_LOSSES[local_loss].match(OUTPUTS, target)
+    th.testing.assert_close((loss, gradient), (matched, pull))
 
 
 def distances_of(rows: th.Tensor) -> th.Tensor:
     """Pair by pair, in double precision."""
-    pairs = [[(first - second).norm() for second in rows.double()] for first in rows.double()]
-    return th.tensor(pairs, dtype=th.float64)
+    squares = (rows.double()[:, None] - rows.double()).square().sum(dim=2)
+    # The root has no slope at zero
+    return th.where(squares > 0, th.where(squares > 0, squares, 1.0).sqrt(), 0.0)
 
 
-def documented_target(local_loss: str, disparity: str, inputs: th.Tensor, signal: th.Tensor, coef: float) -> th.Tensor:
-    """The formulas of docs/method.md, one after the other."""
-    d, g = distances_of(inputs), distances_of(signal)
+def unguided_loss(local_loss: str, disparity: str, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+    """The formulas of docs/method.md, one after the other, in double precision."""
+    d, e = distances_of(inputs), distances_of(outputs)
     if disparity == "gaussian":
         s = sorted(d[d > 0].tolist())[(int((d > 0).sum()) - 1) // 2]
         d = (2 - 2 * th.exp(-(d**2) / (2 * s**2))).sqrt()
     if local_loss == "stress":
-        return (1 - coef) * d / d.mean() + coef * g / g.mean()
+        return (d / d.mean() - e / e.mean()).square().mean()
     centre = th.eye(len(d), dtype=th.float64) - 1 / len(d)
-    ours, guided = (-0.5 * centre @ matrix**2 @ centre for matrix in (d, g))
-    return (1 - coef) * ours / ours.norm() + coef * guided / guided.norm()
+    ours, theirs = (-0.5 * centre @ matrix**2 @ centre for matrix in (d, e))
+    return 1 - (ours / ours.norm() * theirs / theirs.norm()).sum()
+
+
+def image_weights(outputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
+    """W by gradient: where the loss of the pairs of rows, with its penalty, has none."""
+    rows = len(outputs)
+    h = outputs - outputs.mean(dim=0)
+    return th.linalg.solve(h.T @ h / rows + IMAGE_RIDGE * th.eye(h.shape[1], dtype=h.dtype), h.T @ guidance / rows)
 
 
 def signals_of(update: Any) -> dict[str, th.Tensor]:
@@ -98,10 +99,14 @@ def signals_of(update: Any) -> dict[str, th.Tensor]:
             actor = (distribution.mean + advantages * (actions - distribution.mean)) / distribution.stddev
     critic = update.column("returns")
 
-    def unit(signal: th.Tensor) -> th.Tensor:
-        return signal / signal.var(dim=0, correction=0).sum().sqrt()
+    def standard(signal: th.Tensor) -> th.Tensor:
+        return (signal - signal.mean(dim=0)) / signal.std(dim=0, correction=0)
 
-    return {"actor": actor, "critic": critic, "shared": th.cat([unit(actor), unit(critic)], dim=1)}
+    actor, critic = standard(actor), standard(critic)
+    # Each has half of the variance, and one column on average that of one
+    half = (1 + actor.shape[1]) / 2
+    shared = th.cat([actor * math.sqrt(half / actor.shape[1]), critic * math.sqrt(half)], dim=1)
+    return {"actor": actor, "critic": critic, "shared": shared}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -109,21 +114,21 @@ def signals_of(update: Any) -> dict[str, th.Tensor]:
     ("actions", "local_loss", "disparity", "coef"),
     [
         ("Discrete", "stress", "identity", 0.3),
-        ("Discrete", "strain", "gaussian", 0.3),
+        ("Discrete", "strain", "gaussian", 1.0),
         ("Box", "stress", "gaussian", 0.3),
         ("Box", "strain", "identity", 0.8),
         ("Box", "strain", "gaussian", 0.0),
     ],
 )
-def test_every_block_gets_its_own_target(
+def test_every_block_learns_from_its_own_loss(
     algorithm: Any, actions: str, local_loss: str, disparity: str, coef: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    In an update: its inputs, the disparity, the signal of its role, the coefficient; and outputs are matched by the loss that
-    was asked for. Second updates start from features and heads that have moved.
+    In an update: the signal of its role, through an image of its outputs on all rows, fitted before each pass; distances of
+    its inputs; the coefficient between both. Second updates start from features and heads that have moved.
     """
     env = DummyVecEnv([lambda: RandomEnv(VECTOR, ACTIONS[actions])] * 2)
-    settings = small_kwargs(algorithm) | {"n_steps": 8}
+    settings = small_kwargs(algorithm) | {"n_steps": 8, "local_epochs": 2}
     model = algorithm(
         "MlpPolicy",
         env,
@@ -134,20 +139,35 @@ def test_every_block_gets_its_own_target(
         local_learning_rate=1e-2,
         policy_kwargs={"features_extractor_class": SharedLayer, "net_arch": [8, 8], "ortho_init": False},
     )
+    names = ["extractor", "actor.0", "actor.1", "critic.0", "critic.1"]
+    below = dict(zip(names, [None, "extractor", "actor.0", "extractor", "critic.0"], strict=True))
     for _ in range(2):
         update = watched_update(model, monkeypatch)
         signals = signals_of(update)
-        assert [step.block.role for step in update.steps[:5]] == ["shared", "actor", "actor", "critic", "critic"]
-        assert len(update.steps) == 2 * 5  # 16 rows, 8 to a minibatch
-        for steps in (update.steps[:5], update.steps[5:]):
-            rows = permutation(steps[0].inputs, update.column("observations"))
-            for step in steps:
-                assert step.match is {"stress": stress, "strain": strain}[local_loss]
-                expected = documented_target(local_loss, disparity, step.inputs, signals[step.block.role][rows], coef)
-                th.testing.assert_close(step.target.double(), expected, rtol=2e-3, atol=2e-3)
-            # Each goes on with what the one below has said before its step
-            for below, above in ((0, 1), (1, 2), (0, 3), (3, 4)):
-                assert th.equal(steps[above].inputs, steps[below].result.outputs)  # type: ignore[arg-type]
+        # Block by block from the bottom up: 16 rows, 8 to a minibatch, twice
+        assert [step.block.name for step in update.steps] == [name for name in names for _ in range(4)]
+        forward = {block.name: block.forward for block in model.network.blocks}
+        stands: dict[str | None, th.Tensor] = {None: update.column("observations")}
+        for first in range(0, len(update.steps), 2):
+            name = update.steps[first].block.name
+            # What the block below says since it has learned
+            inputs = stands[below[name]]
+            signal = signals[update.steps[first].block.role].double()
+            with th.no_grad():
+                weights = image_weights(update.steps[first].before(inputs).double(), signal)
+                outputs = update.steps[first].before(inputs).double()
+                stands[name] = forward[name](inputs)
+            orders = []
+            for step in update.steps[first : first + 2]:
+                rows = permutation(step.inputs, inputs)
+                orders += rows.tolist()
+                own = step.outputs.double().requires_grad_()
+                residual = signal[rows] - (own - outputs.mean(dim=0)) @ weights
+                loss = (1 - coef) * unguided_loss(local_loss, disparity, step.inputs, own) + coef * residual.square().mean()
+                assert step.result.loss == pytest.approx(loss.item(), rel=2e-3, abs=1e-5)
+                (expected,) = th.autograd.grad(loss, own)
+                th.testing.assert_close(step.gradient.double(), expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item())
+            assert sorted(orders) == list(range(16))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,7 +1,6 @@
 """One update of a model, watched: what it started from, and what its blocks were given."""
 
 import copy
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,7 +8,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_forward.blocks import Block, LocalStep, as_matrix
+from sb3_forward.blocks import Block, LocalStep, Objective, as_matrix
 
 
 class SharedLayer(BaseFeaturesExtractor):
@@ -27,9 +26,10 @@ class BlockStep(NamedTuple):
     """What a block was given in a local step, and what came of it."""
 
     block: Block
+    before: Any  # a copy of what maps its inputs to its outputs, before the step
     inputs: th.Tensor  # as a matrix
-    target: th.Tensor
-    match: Callable[..., Any]
+    outputs: th.Tensor  # as a matrix
+    gradient: th.Tensor  # of its local loss, with respect to the outputs
     max_grad_norm: float
     result: LocalStep
 
@@ -63,10 +63,19 @@ def watched_update(model: Any, monkeypatch: pytest.MonkeyPatch) -> Update:
     steps: list[BlockStep] = []
     local_step, train = Block.local_step, type(model).train
 
-    def watched_step(self: Block, inputs: Any, target: th.Tensor, match: Any, max_grad_norm: float) -> LocalStep:
-        given = as_matrix(inputs).clone(), target.clone()
-        steps.append(BlockStep(self, *given, match, max_grad_norm, local_step(self, inputs, target, match, max_grad_norm)))
-        return steps[-1].result
+    def watched_step(self: Block, inputs: Any, objective: Objective, max_grad_norm: float) -> LocalStep:
+        before, given = copy.deepcopy(self.forward), as_matrix(inputs).clone()
+        seen_by_loss: list[th.Tensor] = []
+
+        def watched_objective(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            loss, gradient = objective(outputs)
+            seen_by_loss.extend((outputs.detach().clone(), gradient.clone()))
+            return loss, gradient
+
+        result = local_step(self, inputs, watched_objective, max_grad_norm)
+        outputs, gradient = seen_by_loss
+        steps.append(BlockStep(self, before, given, outputs, gradient, max_grad_norm, result))
+        return result
 
     def watched_train(self: Any) -> None:
         seen.extend((copy.deepcopy(self.policy), copy.deepcopy(self.rollout_buffer)))
@@ -85,9 +94,9 @@ def permutation(rows: th.Tensor, among: th.Tensor) -> th.Tensor:
     Find rows again, all different.
 
     :param rows: (B, d)
-    :param among: (N, d)
+    :param among: (N, d), but for rounding
     :return: (B,) the index of each
     """
-    equal = (rows[:, None] == among).all(dim=2)
+    equal = (rows[:, None] - among).abs().amax(dim=2) < 1e-5
     assert (equal.sum(dim=1) == 1).all()
     return equal.int().argmax(dim=1)

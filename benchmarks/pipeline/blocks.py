@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 from benchmarks.harness import Row
 from sb3_forward import ForwardPPO
 from sb3_forward.blocks import Block
-from sb3_forward.distances import gaussian_disparity, pairwise_distances, strain, strain_target
+from sb3_forward.guided import guided, linear_image, standardise
 
 # A stack, so that what a call costs by itself is shared out as it is in a stage
 LAYERS = 4
@@ -61,15 +61,17 @@ def make_blocks(width: int, count: int, first: int = 0) -> list[Block]:
 @th.no_grad()
 def learn(block: Block, inputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
     """
-    One step of a block as :class:`~sb3_forward.ForwardPPO` does it, with its defaults.
+    One step of a block on the guided loss, as :class:`~sb3_forward.ForwardPPO` does it, but for the image: it is fitted to the
+    rows of this step alone, and not to those of a rollout.
 
     :param block: the block
     :param inputs: (B, d) from the block below
-    :param guidance: (B, B) target of the guidance
+    :param guidance: (B, k) from :func:`~sb3_forward.guided.standardise`
     :return: (B, d) for the block above
     """
-    target = strain_target(gaussian_disparity(pairwise_distances(inputs))).lerp(guidance, 0.5)
-    outputs = block.local_step(inputs, target, strain, max_grad_norm=0.5).outputs
+    outputs = block.local_step(
+        inputs, lambda outputs: guided(outputs, guidance, linear_image(outputs, guidance)), max_grad_norm=0.5
+    ).outputs
     assert isinstance(outputs, th.Tensor)
     return outputs
 
@@ -85,7 +87,7 @@ def time_block(size: BlockSize) -> dict[str, float]:
     # A stage in the middle hands a gradient down
     inputs = th.randn(size.rows, size.width, requires_grad=True)
     above = th.randn(size.rows, size.width)
-    guidance = strain_target(pairwise_distances(th.randn(size.rows, 1)))
+    guidance = standardise(th.randn(size.rows, 1))
 
     outputs = stack(inputs)
 

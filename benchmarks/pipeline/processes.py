@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.pipeline.blocks import learn, make_blocks
-from sb3_forward.distances import pairwise_distances, strain_target
+from sb3_forward.guided import standardise
 
 
 class Chain(NamedTuple):
@@ -56,10 +56,8 @@ def _stage(stage: int, stages: int, chain: Chain, folder: str) -> None:
     bounds = [chain.blocks * part // stages for part in (stage, stage + 1)]
     blocks = make_blocks(chain.width, bounds[1] - bounds[0], bounds[0])
     generator = th.Generator().manual_seed(0)
-    # The signal of the guidance is known before the local phase: every stage has it
-    guidance = [
-        strain_target(pairwise_distances(th.randn(chain.rows, 1, generator=generator))) for _ in range(chain.minibatches)
-    ]
+    # The signal of the guidance is known before the hidden phase: every stage has it
+    guidance = [standardise(th.randn(chain.rows, 1, generator=generator)) for _ in range(chain.minibatches)]
     data = th.randn(chain.minibatches, chain.rows, chain.width, generator=generator)
     below, above = stage - 1, stage + 1
     sent = []

@@ -116,7 +116,7 @@ def spans_of_forward_learning(plan: Plan, model: CostModel, updates: int, heads:
     """
     :param plan: the plan
     :param model: the cost model
-    :param updates: minibatches of the local phase
+    :param updates: minibatches of the hidden phase
     :param heads: whether the pass for the features and the heads follow
     :return: when what is done
     """

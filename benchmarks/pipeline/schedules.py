@@ -82,7 +82,7 @@ def one_f_one_b(stages: int, updates: int, microbatches: int) -> Programs:
 def local(stages: int, updates: int, feature_batches: int = 0, heads: bool = False) -> Programs:
     """
     :param stages: number of stages S
-    :param updates: minibatches of the local phase
+    :param updates: minibatches of the hidden phase
     :param feature_batches: batches of the pass that computes the top features
     :param heads: whether the highest stage trains the heads on them afterwards
     :return: the program of each stage

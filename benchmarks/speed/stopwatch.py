@@ -70,7 +70,7 @@ def time_updates(case: UpdateCase, repeats: int, device: str) -> Iterator[Row]:
     :return: one row per class and repeat
     """
     watches = {side: Stopwatch(case.make(side, device)) for side in SIDES}
-    # Ours has a local phase in as many rollouts as make these rows
+    # Ours has a hidden phase in as many rollouts as make these rows
     ours: Any = watches["forward"].model
     rows = -(-ours.local_interval // case.rows) * case.rows
     for watch in watches.values():

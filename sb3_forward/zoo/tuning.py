@@ -1,4 +1,4 @@
-"""The search spaces for the Zoo's ``-optimize``: its own for A2C and PPO, and the parameters of the local phase."""
+"""The search spaces for the Zoo's ``-optimize``: its own for A2C and PPO, and the parameters of the hidden phase."""
 
 from collections.abc import Callable
 from typing import Any

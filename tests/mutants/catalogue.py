@@ -46,7 +46,20 @@ class Mutant(NamedTuple):
 
 
 # All tests of the method, by topic; those of a file's priorities come first
-TESTS = ("phases", "targets", "oracle", "heads", "local_learning", "evaluation", "blocks", "distances", "run", "save_load")
+TESTS = (
+    "phases",
+    "targets",
+    "guided",
+    "hidden_phase",
+    "oracle",
+    "heads",
+    "local_learning",
+    "evaluation",
+    "blocks",
+    "distances",
+    "run",
+    "save_load",
+)
 PRIORITIES: dict[str, Sequence[str]] = {
     "a2c.py": ("heads", "phases", "oracle"),
     "anchors.py": ("phases", "local_learning"),
@@ -54,12 +67,13 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "closed_form.py": ("heads", "phases", "local_learning"),
     "distances.py": ("distances", "targets"),
     "evaluation.py": ("evaluation", "phases"),
+    "guided.py": ("guided", "hidden_phase"),
     "heads.py": ("phases", "heads", "local_learning", "evaluation"),
     "latents.py": ("evaluation", "local_learning"),
     "on_policy.py": ("phases", "targets", "evaluation"),
     "pending.py": ("local_learning", "phases"),
+    "phase.py": ("hidden_phase", "targets", "phases"),
     "ppo.py": ("heads", "phases", "oracle"),
-    "targets.py": ("targets",),
     "whitening.py": ("phases", "local_learning"),
 }
 
@@ -69,34 +83,86 @@ BLOCKS = "blocks.py"
 CLOSED_FORM = "closed_form.py"
 DISTANCES = "distances.py"
 EVALUATION = "evaluation.py"
+GUIDED = "guided.py"
 HEADS = "heads.py"
 LATENTS = "latents.py"
 NETWORK = "network.py"
 ON_POLICY = "on_policy.py"
 PENDING = "pending.py"
+PHASE = "phase.py"
 PPO = "ppo.py"
-TARGETS = "targets.py"
 WHITENING = "whitening.py"
 
-HEADS_THEN_HIDDEN = """\
-        with self.heads.training(rollout, self.whiten_heads) as whitened:
-            self._head_phase(whitened)
+HIDDEN = """\
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         if (enough := self.pending.add(rows)) is not None:
-            self._hidden_phase(enough)
+            features = self._hidden_phase(enough)
+            if features is not None:
+                # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
+                actor, critic = (feature[-len(rollout.returns) :] for feature in features)
+                rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None
 """
-HIDDEN_THEN_HEADS = """\
-        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        if (enough := self.pending.add(rows)) is not None:
-            self._hidden_phase(enough)
+VALUES = """\
+        if self.vf_coef * self._head_learning_rate() > 0:
+            steps = None if latents is None else self._steps(rollout)
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
+"""
+HEADS_LAST = """\
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
 """
-CARRY = "self.heads.memory.carry(then if known is None else th.cat([known[1][kept], then]), critic)"
+CARRY = "self.heads.memory.carry(before if known is None else th.cat([known[1][kept], before]), critic)"
+TRAIN_THEN_RUN = """\
+            if block.optimizer is not None:
+                self._train_block(block, inputs, signals.get(block.role))
+            return self._outputs(block, inputs)
+"""
+RUN_THEN_TRAIN = """\
+            outputs = self._outputs(block, inputs)
+            if block.optimizer is not None:
+                self._train_block(block, inputs, signals.get(block.role))
+            return outputs
+"""
 
 MUTANTS = [
     # === The order of things, and what goes where ===
-    Mutant(ON_POLICY, HEADS_THEN_HIDDEN, HIDDEN_THEN_HEADS, "local phase before the head phase"),
+    Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, HEADS_LAST + HIDDEN + VALUES, "head phase before the hidden phase"),
+    Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
+    Mutant(
+        ON_POLICY,
+        "rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None",
+        "latents = None",
+        "old features to the heads",
+        found_by="hidden_phase",
+    ),
+    Mutant(
+        ON_POLICY,
+        "latent_pi=actor, latent_vf=critic)",
+        "latent_pi=actor)",
+        "old features to the values",
+        found_by="hidden_phase",
+    ),
+    Mutant(
+        ON_POLICY,
+        "latent_vf=critic), None",
+        "latent_vf=critic), latents",
+        "steps remembered by features of which the ends are old",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY,
+        "feature[-len(rollout.returns) :]",
+        "feature[: len(rollout.returns)]",
+        "features of rows that have waited",
+        found_by="hidden_phase",
+    ),
+    Mutant(
+        ON_POLICY,
+        'learns = self.hidden_training == "local" and len',
+        "learns = len",
+        "frozen layers trained",
+        found_by="local_learning",
+    ),
     Mutant(ON_POLICY, "self.guidance_coef > 0\n", "self.guidance_coef > 1\n", "never guided"),
     Mutant(ON_POLICY, "if self.vf_coef * self._head_learning_rate() > 0:", "if True:", "values fitted without a coefficient"),
     Mutant(ON_POLICY, "steps = None if latents is None else self._steps(rollout)", "steps = None", "nothing remembered"),
@@ -115,13 +181,6 @@ MUTANTS = [
         'n_updates", self._n_updates + 1,',
         "one update too many logged",
         found_by="oracle",
-    ),
-    Mutant(
-        ON_POLICY,
-        '        if self.hidden_training == "local":\n            self._local_phase(rows)',
-        "        self._local_phase(rows)",
-        "frozen layers trained",
-        found_by="local_learning",
     ),
     # === Learning rates and the state of optimizers ===
     Mutant(
@@ -199,86 +258,142 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
+    Mutant(PHASE, "signal[part]", "signal[: len(part)]", "guidance of other rows"),
+    Mutant(PHASE, "signals.get(block.role)", 'signals.get("actor")', "all blocks guided as the actor's"),
     Mutant(
-        ON_POLICY,
-        "[_unit_variance(signal) for signal in guidance.values()]",
-        '[_unit_variance(guidance["actor"])]',
+        PHASE,
+        "th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)",
+        'signals["actor"]',
         "shared blocks guided by the actor alone",
-        found_by="targets",
+    ),
+    Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "1.0", "shared blocks guided by the number of columns"),
+    Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "math.sqrt(1 / signal.shape[1])", "shared blocks guided less"),
+    Mutant(PHASE, "standardise(signal) for", "signal for", "guidance as it comes"),
+    Mutant(ON_POLICY, "rows.number)), rows.signals)", "rows.number)), {})", "signals not handed on"),
+    # === The guided loss ===
+    Mutant(GUIDED, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
+    Mutant(GUIDED, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
+    Mutant(GUIDED, "max(residual.numel(), 1)", "max(len(residual), 1)", "no mean over columns"),
+    Mutant(GUIDED, "th.addmm(image.intercept, outputs, image.weights)", "outputs @ image.weights", "no intercept"),
+    Mutant(GUIDED, "-mean @ weights", "mean @ weights", "sign of the intercept"),
+    Mutant(GUIDED, "penalty = ridge * rows +", "penalty = ridge * gram.diagonal().mean() +", "penalty relative to outputs"),
+    Mutant(GUIDED, "penalty = ridge * rows +", "penalty = ridge +", "penalty that counts as one row"),
+    Mutant(GUIDED, " + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()", "", "penalty below rounding errors"),
+    Mutant(GUIDED, "centred = outputs - mean ", "centred = outputs ", "outputs not centred"),
+    Mutant(GUIDED, "matched + penalty * weights.square().sum() / total", "matched", "explained less the penalty"),
+    Mutant(GUIDED, "centred = guidance - guidance.mean(dim=0)", "centred = guidance", "standardised without centring"),
+    Mutant(GUIDED, ".mean(dim=0).sqrt()", ".mean(dim=0)", "variance for the deviation"),
+    Mutant(GUIDED, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
+    Mutant(GUIDED, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
+    # === The hidden phase ===
+    Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
+    Mutant(
+        PHASE,
+        "            image = None\n            if signal is not None and coef > 0:",
+        "            image = image if steps else None\n            if signal is not None and coef > 0 and image is None:",
+        "image fitted once",
     ),
     Mutant(
-        ON_POLICY,
-        "[_unit_variance(signal) for signal in guidance.values()]",
-        "list(guidance.values())",
-        "shared signals not of unit variance",
-        found_by="targets",
+        PHASE,
+        "image_of(self._outputs(block, inputs), signal)",
+        "image_of(pick_rows(self._outputs(block, inputs), slice(self.batch_size)), signal[: self.batch_size])",
+        "image fitted to some rows",
+    ),
+    Mutant(PHASE, "own_loss.lerp(loss, coef)", "own_loss.lerp(loss, 1 - coef)", "loss by one minus the coefficient"),
+    Mutant(PHASE, "own_gradient.lerp(gradient, coef)", "own_gradient.lerp(gradient, 1 - coef)", "one minus the coefficient"),
+    Mutant(PHASE, "if coef < 1:", "if False:", "guided alone"),
+    Mutant(
+        PHASE,
+        "(DISPARITIES[self.disparity](Configuration(inputs).distances))",
+        "(Configuration(inputs).distances)",
+        "no disparity",
+    ),
+    Mutant(PHASE, "batch = pick_rows(inputs, part)", "batch = pick_rows(inputs, slice(len(part)))", "the first rows alone"),
+    Mutant(PHASE, "th.randperm(rows, device", "th.arange(rows, device", "rows not shuffled", found_by="phases"),
+    Mutant(PHASE, "for _ in range(self.epochs):", "for _ in range(1):", "one pass"),
+    Mutant(PHASE, ".split(min(self.batch_size, rows))", ".split(rows)", "one minibatch"),
+    Mutant(
+        PHASE, ".split(min(self.batch_size, rows))", ".split(self.batch_size)", "too large a minibatch", found_by="properties"
+    ),
+    Mutant(PHASE, "LEAST_ROWS = 3", "LEAST_ROWS = 2", "pairs matched", found_by="phases"),
+    Mutant(PHASE, "if len(part) >= LEAST_ROWS:", "if len(part) > LEAST_ROWS:", "three rows not matched", found_by="phases"),
+    Mutant(
+        PHASE, "image, coef), self.max_grad_norm))", "image, coef), 1e9))", "steps of blocks not clipped", found_by="phases"
+    ),
+    Mutant(PHASE, "int(part[-1]) + 1", "int(part[-1])", "the last row of a forward pass left out"),
+    Mutant(
+        PHASE,
+        "self.network.policy.set_training_mode(True)\n            for",
+        "pass\n            for",
+        "learning at rest",
     ),
     Mutant(
-        ON_POLICY,
-        ".norm() / math.sqrt(len(signal))",
-        ".norm()",
-        "signals of another variance",
-        equivalent="the same for both, and targets do not depend on the unit",
+        PHASE,
+        "self.network.policy.set_training_mode(False)\n        if steps",
+        "pass\n        if steps",
+        "outputs in training mode after the steps",
     ),
-    Mutant(ON_POLICY, "signal[part.to(self.device)]", "signal[: len(part)]", "guidance of other rows", found_by="targets"),
-    # === The local phase ===
+    Mutant(
+        PHASE,
+        "self.network.policy.set_training_mode(False)\n        try",
+        "pass\n        try",
+        "outputs in training mode before the steps",
+    ),
+    Mutant(
+        PHASE,
+        "        self.network.policy.set_training_mode(True)\n        return latents",
+        "        return latents",
+        "training mode not restored",
+    ),
+    Mutant(PHASE, "[parameter.clone() for parameter in block.parameters]", "list(block.parameters)", "no movement recorded"),
+    Mutant(PHASE, "th.stack([(new - old).norm()", "th.stack([new.norm()", "norm recorded for the movement"),
+    Mutant(
+        PHASE, "(change / th.stack([old.norm() for old in before]).norm()", "(change / before[0].norm()", "another unit of it"
+    ),
+    Mutant(PHASE, "sum(losses) / len(steps)", "losses[-1]", "the last loss recorded"),
+    Mutant(PHASE, "sum(norms) / len(steps)", "min(norms)", "the least norm recorded"),
+    Mutant(PHASE, "explained = image.explained", "explained = image.loss", "loss recorded for R2"),
+    Mutant(PHASE, "outputs.ndim != 4", "True", "feature maps read number by number"),
+    Mutant(PHASE, "repeat_interleave(places, dim=0) / places", "repeat_interleave(places, dim=0)", "sums of feature maps"),
+    Mutant(PHASE, "repeat_interleave(places, dim=0)", "repeat(places, 1)", "weights of other feature maps"),
+    Mutant(
+        PHASE,
+        "if (problem := parameter_problem(self.network.policy)) is not None:",
+        "if (problem := None) is not None:",
+        "a weight that is not finite not named",
+        found_by="bad_input",
+    ),
+    # === Its settings and its logs ===
     Mutant(
         ON_POLICY,
-        "guidance, self.guidance_coef)\n",
-        "guidance, 1 - self.guidance_coef)\n",
+        "LocalObjective(self.guidance_coef,",
+        "LocalObjective(1 - self.guidance_coef,",
         "one minus the coefficient",
         found_by="targets",
     ),
+    Mutant(ON_POLICY, "coef, self.local_loss, self", 'coef, "strain", self', "always strain", found_by="targets"),
     Mutant(
-        ON_POLICY, "self.local_loss, self.disparity, guidance", 'self.local_loss, "identity", guidance', "disparity ignored"
+        ON_POLICY, "self.local_loss, self.disparity)", 'self.local_loss, "identity")', "disparity ignored", found_by="targets"
     ),
+    Mutant(ON_POLICY, "objective, self.local_epochs, self", "objective, 1, self", "one local epoch"),
+    Mutant(ON_POLICY, "self.local_batch_size, self.max", "64, self.max", "size of minibatches ignored"),
+    Mutant(
+        ON_POLICY, "self.local_batch_size, self.max_grad_norm)", "self.local_batch_size, 1e9)", "steps of blocks not clipped"
+    ),
+    Mutant(ON_POLICY, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
+    Mutant(ON_POLICY, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
+    Mutant(ON_POLICY, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
+    Mutant(ON_POLICY, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
+    Mutant(ON_POLICY, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
+    Mutant(ON_POLICY, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
     Mutant(
         ON_POLICY,
-        "targets.of(inputs, block.role)",
-        'targets.of(inputs, "actor")',
-        "all blocks guided as the actor's",
-        found_by="targets",
-    ),
-    Mutant(ON_POLICY, "block.role), match, self.max_grad_norm)", "block.role), match, 1e9)", "steps of blocks not clipped"),
-    Mutant(
-        ON_POLICY, "            return step.outputs\n", "            return block.forward(inputs)\n", "outputs after the step"
-    ),
-    Mutant(
-        ON_POLICY,
-        "            targets.remember(step.outputs, step.configuration)\n",
-        "",
-        "distances computed again",
-        equivalent="what is kept is what would be computed",
-    ),
-    Mutant(
-        ON_POLICY,
-        "match = LOCAL_LOSSES[self.local_loss].match",
-        'match = LOCAL_LOSSES["strain"].match',
-        "always strain",
-        found_by="targets",
-    ),
-    Mutant(ON_POLICY, "np.random.permutation(rows.number)", "np.arange(rows.number)", "rows not shuffled", found_by="phases"),
-    Mutant(ON_POLICY, "[: self.local_rows]", "", "all rows in a local phase", found_by="local_learning"),
-    Mutant(ON_POLICY, "for _ in range(self.local_epochs):", "for _ in range(1):", "one local epoch"),
-    Mutant(ON_POLICY, ".split(self.local_batch_size)", ".split(64)", "size of minibatches ignored"),
-    Mutant(ON_POLICY, "if len(part) > 2:", "if len(part) > 1:", "pairs matched"),
-    Mutant(ON_POLICY, "if len(part) > 2:", "if len(part) > 3:", "three rows not matched"),
-    Mutant(
-        ON_POLICY,
-        "set_training_mode(True)\n        record =",
-        "set_training_mode(False)\n        record =",
-        "learning at rest",
+        'f"local/{figure}/{name}"',
+        'f"train/local_loss/{figure}/{name}"',
+        "keys below others",
+        found_by="local_learning",
     ),
     Mutant(ON_POLICY, "self.policy.set_training_mode(False)", "pass", "features of the heads in training mode"),
-    Mutant(
-        ON_POLICY,
-        "setdefault(block.name, []).append(step.loss)",
-        'setdefault("", []).append(step.loss)',
-        "losses under no name",
-    ),
-    Mutant(
-        ON_POLICY, "record.grad_norms.append(step.grad_norm)", "record.grad_norms.append(step.loss)", "losses logged as norms"
-    ),
     Mutant(
         ON_POLICY,
         "(index % buffer.buffer_size, index // buffer.buffer_size)",
@@ -294,13 +409,30 @@ MUTANTS = [
         found_by="oracle",
     ),
     # === Holding the heads ===
+    Mutant(
+        ON_POLICY,
+        "            self._refit_heads(rows, outputs, features, known, kept, taken)\n",
+        "            pass\n",
+        "refit left out",
+        found_by="local_learning",
+    ),
+    Mutant(
+        ON_POLICY,
+        "        outputs = self.heads.say(*rows.latents) if learns else []\n"
+        "        features = self._train_blocks(rows) if learns else None\n",
+        "        features = self._train_blocks(rows) if learns else None\n"
+        "        outputs = self.heads.say(features) if learns else []\n",
+        "held to what they say now",
+        found_by="local_learning",
+    ),
+    Mutant(ON_POLICY, "parts.insert(0, ", "parts.append(", "said in another order"),
+    Mutant(
+        ON_POLICY, "if known is not None:\n            outputs", "if False:\n            outputs", "held on new rows alone"
+    ),
     Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
     Mutant(ON_POLICY, CARRY, CARRY.replace("[kept]", "[: len(kept)]"), "sums carried over by other anchors"),
-    Mutant(ON_POLICY, "[: Anchors.ROWS]]", "[:0]]", "held on the anchors alone"),
-    Mutant(ON_POLICY, "[: Anchors.ROWS]]", "]", "held on all rows"),
-    Mutant(ON_POLICY, "others[th.randperm(len(others))[: Anchors.ROWS]]", "others[: Anchors.ROWS]", "held on the first rows"),
+    Mutant(ON_POLICY, "in rows.latents])[taken]", "in rows.latents])[: len(taken)]", "sums carried over by other rows"),
     Mutant(ON_POLICY, "th.cat([old[kept], new])", "th.cat([old[: len(kept)], new])", "what was said of other anchors"),
-    Mutant(ON_POLICY, "output[th.cat([taken, others])]", "output[th.cat([others, taken])]", "said in another order"),
     Mutant(
         ON_POLICY, "        self.heads.memory.release()", "        pass", "held by sums and by anchors", found_by="evaluation"
     ),
@@ -518,26 +650,7 @@ MUTANTS = [
     ),
     Mutant(BLOCKS, "            parameter.grad = own", "            parameter.grad = -own", "sign of the gradient"),
     Mutant(BLOCKS, "threshold_backward(gradient, outputs, 0)", "threshold_backward(gradient, outputs, -1)", "slope of ReLU"),
-    # === Targets and distances ===
-    Mutant(
-        TARGETS,
-        "self._guidance[role], self._coef)",
-        "self._guidance[role], 1 - self._coef)",
-        "one minus the coefficient",
-        found_by="targets",
-    ),
-    Mutant(
-        TARGETS,
-        "self._target(self._disparity(configuration.distances))",
-        "self._target(configuration.distances)",
-        "no disparity",
-    ),
-    Mutant(
-        TARGETS,
-        "self._target(pairwise_distances(signal))",
-        "self._target(self._disparity(pairwise_distances(signal)))",
-        "disparity of signals",
-    ),
+    # === Distances ===
     Mutant(DISTANCES, "mul_(-0.5).expm1_()", "mul_(-1.0).expm1_()", "another bandwidth"),
     Mutant(DISTANCES, "th.where(distances > 0, distances, th.nan)", "distances", "bandwidth by all pairs"),
     Mutant(DISTANCES, "return distances / distances.mean()", "return distances / distances.max()", "stress in other units"),

@@ -1,0 +1,216 @@
+"""
+The hidden phase: every block learns from its own local loss, block by block from the bottom up.
+
+A block learns on inputs that stand still, the outputs of the block below on all rows, and hands its own new outputs on. One
+block's inputs and outputs are all that is held at a time.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_forward.blocks import Activations, Block, LocalStep, as_matrix
+from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, Configuration
+from sb3_forward.finite import parameter_problem
+from sb3_forward.guided import LinearImage, guided, linear_image, standardise
+from sb3_forward.latents import Latents
+from sb3_forward.network import HiddenNetwork
+
+# Rows per forward pass of a block: bounds the memory of its activations
+BATCH_ROWS = 512
+# Two rows have a single distance, which matches any other: nothing is learned from fewer than these
+LEAST_ROWS = 3
+
+
+class LocalObjective(NamedTuple):
+    """What the blocks learn from; see the parameters of :class:`~sb3_forward.ppo.ForwardPPO`."""
+
+    guidance_coef: float
+    local_loss: str
+    disparity: str
+
+    def unguided(self, inputs: th.Tensor, outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Match the distances of a minibatch to those of its inputs.
+
+        :param inputs: (B, d) of a block
+        :param outputs: (B, d') of it
+        :return: the loss and its gradient with respect to the outputs, (B, d')
+        """
+        loss = LOCAL_LOSSES[self.local_loss]
+        return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
+
+
+class BlockRecord(NamedTuple):
+    """What one block did in a hidden phase."""
+
+    loss: float  # mean over its steps
+    grad_norm: float  # mean over its steps, before clipping
+    movement: float  # norm of the change of its parameters over their norm before
+    explained: float  # R2 of the guidance before its last pass; NaN without guidance
+
+
+class HiddenPhase:
+    """
+    Trains the blocks of a network on rows of observations.
+
+    :param network: the policy as blocks
+    :param objective: what the blocks learn from
+    :param epochs: passes of each block over the rows
+    :param batch_size: rows of a step
+    :param max_grad_norm: clip the gradient norm of each step to this
+    """
+
+    def __init__(
+        self, network: HiddenNetwork, objective: LocalObjective, epochs: int, batch_size: int, max_grad_norm: float
+    ) -> None:
+        self.network = network
+        self.objective = objective
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.max_grad_norm = max_grad_norm
+        self.records: dict[str, BlockRecord] = {}  #: by name of the block, of the last phase
+
+    @th.no_grad()
+    def learn(self, observations: PyTorchObs, guidance: dict[str, th.Tensor]) -> Latents:
+        """
+        Train every block.
+
+        :param observations: N rows, as the rollout buffer holds them
+        :param guidance: what the heads should say of the rows, (N, k) for actor and critic; none for unguided blocks
+        :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
+        :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
+        """
+        signals = {role: standardise(signal) for role, signal in guidance.items()}
+        if signals:
+            # Either counts as much, whatever its number of columns; a column has a variance of one in the mean
+            columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
+            signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
+        self.records = {}
+
+        def visit(block: Block, inputs: Activations) -> Activations:
+            if block.optimizer is not None:
+                self._train_block(block, inputs, signals.get(block.role))
+            return self._outputs(block, inputs)
+
+        # As in a rollout, but in the steps: dropout off, statistics of BatchNorm at rest
+        self.network.policy.set_training_mode(False)
+        try:
+            latents = self.network.latents(observations, visit)
+        except ValueError as error:
+            # No learning rate mends a weight that has come so from elsewhere
+            if (problem := parameter_problem(self.network.policy)) is not None:
+                raise ValueError(f"{problem}.") from error
+            raise
+        self.network.policy.set_training_mode(True)
+        return latents
+
+    def _train_block(self, block: Block, inputs: Activations, signal: th.Tensor | None) -> None:
+        rows, coef = count(inputs), 0.0 if signal is None else self.objective.guidance_coef
+        before = [parameter.clone() for parameter in block.parameters]
+        steps: list[LocalStep] = []
+        explained: th.Tensor | float = math.nan
+        for _ in range(self.epochs):
+            image = None
+            if signal is not None and coef > 0:
+                image = image_of(self._outputs(block, inputs), signal)
+                explained = image.explained
+            self.network.policy.set_training_mode(True)
+            for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
+                if len(part) >= LEAST_ROWS:
+                    batch = pick_rows(inputs, part)
+                    own = None if signal is None else signal[part]
+                    steps.append(block.local_step(batch, self._objective(batch, own, image, coef), self.max_grad_norm))
+            self.network.policy.set_training_mode(False)
+        if steps:
+            losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
+            self.records[block.name] = BlockRecord(
+                sum(losses) / len(steps), sum(norms) / len(steps), relative_change(before, block.parameters), float(explained)
+            )
+
+    def _objective(
+        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None, coef: float
+    ) -> Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]:
+        """The local loss of a minibatch, from a block's outputs (B, d) to its value and its gradient (B, d)."""
+
+        def objective(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            if image is None or signal is None:
+                return self.objective.unguided(as_matrix(inputs), outputs)
+            loss, gradient = guided(outputs, signal, image)
+            if coef < 1:
+                own_loss, own_gradient = self.objective.unguided(as_matrix(inputs), outputs)
+                loss, gradient = own_loss.lerp(loss, coef), own_gradient.lerp(gradient, coef)
+            return loss, gradient
+
+        return objective
+
+    def _outputs(self, block: Block, inputs: Activations) -> Activations:
+        parts = th.arange(count(inputs)).split(BATCH_ROWS)
+        return join_rows([block.forward(pick_rows(inputs, slice(int(part[0]), int(part[-1]) + 1))) for part in parts])
+
+
+def image_of(outputs: Activations, signal: th.Tensor) -> LinearImage:
+    """
+    Fit the linear image of a block's outputs. That of feature maps reads their means over space (our choice): the 12,800
+    numbers of a convolution are too many for a regression on some thousand rows.
+
+    :param outputs: of N rows
+    :param signal: (N, k) guidance from :func:`~sb3_forward.guided.standardise`
+    :return: the image, of the outputs as a matrix
+    """
+    if not isinstance(outputs, th.Tensor) or outputs.ndim != 4:
+        return linear_image(as_matrix(outputs), signal)
+    places = outputs.shape[2] * outputs.shape[3]
+    image = linear_image(outputs.mean(dim=(2, 3)), signal)
+    return image._replace(weights=image.weights.repeat_interleave(places, dim=0) / places)
+
+
+def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:
+    """
+    :param before: tensors
+    :param after: what they have become
+    :return: norm of the change over the norm before
+    """
+    change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
+    return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()
+
+
+def count(activations: Activations) -> int:
+    """
+    :param activations: a tensor, or a dictionary or tuple of tensors
+    :return: how many rows it has
+    """
+    if isinstance(activations, th.Tensor):
+        return len(activations)
+    return len(next(iter(activations.values())) if isinstance(activations, dict) else activations[0])
+
+
+def pick_rows(activations: Activations, rows: th.Tensor | slice) -> Activations:
+    """
+    :param activations: a tensor, or a dictionary or tuple of tensors
+    :param rows: indices, or a range
+    :return: these rows
+    """
+    if isinstance(activations, th.Tensor):
+        return activations[rows]
+    if isinstance(activations, dict):
+        return {key: value[rows] for key, value in activations.items()}
+    return tuple(value[rows] for value in activations)
+
+
+def join_rows(parts: list[Activations]) -> Activations:
+    """
+    :param parts: activations of the same kind, at least one
+    :return: all their rows in one
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, th.Tensor):
+        return th.cat(parts)  # type: ignore[arg-type]
+    if isinstance(first, dict):
+        return {key: th.cat([part[key] for part in parts]) for key in first}  # type: ignore[call-overload,index]
+    return tuple(map(th.cat, zip(*parts, strict=True)))
