@@ -398,6 +398,31 @@ def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_weights_that_a_callback_changes_count_for_the_whole_rollout(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded of the steps before is out of date, also where no hidden layer learns from this rollout."""
+    read: list[CachedRollout] = []
+    training = Heads.training
+
+    def watched(self: Heads, rollout: CachedRollout, *args: Any) -> Any:
+        read.append(rollout)
+        return training(self, rollout, *args)
+
+    monkeypatch.setattr(Heads, "training", watched)
+    model = small_model(algorithm, hidden_training="frozen")
+
+    def change(_locals: Any, _globals: Any) -> bool:
+        if model.num_timesteps == 8:
+            with th.no_grad():
+                model.policy.mlp_extractor.policy_net[0].weight.mul_(0.5)
+        return True
+
+    model.learn(16, change)
+    observations = th.as_tensor(model.rollout_buffer.swap_and_flatten(model.rollout_buffer.observations))
+    with th.no_grad():
+        th.testing.assert_close(read[0].latent_pi, model.network.latents(observations)[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("weights", [[0.5], [0.125, 0.0, 0.5]])
 def test_what_is_remembered_of_the_returns_follows_the_features(
     algorithm: Any, weights: list[float], monkeypatch: pytest.MonkeyPatch
