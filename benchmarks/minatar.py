@@ -37,7 +37,7 @@ def make(game: str, render_mode: str | None = None) -> gym.Env[np.ndarray, Any]:
 for _game in GAMES:
     gym.register(
         f"MinAtar{_game.title().replace('_', '')}-v0",
-        entry_point=make,
+        entry_point=make,  # type: ignore[arg-type]
         kwargs={"game": _game},
         max_episode_steps=MAX_EPISODE_STEPS,
     )

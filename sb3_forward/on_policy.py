@@ -232,7 +232,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        if (enough := self.pending.add(rows)) is not None:
+        enough = self.pending.add(rows)
+        if enough is not None:
             features = self._hidden_phase(enough)
             if features is not None:
                 # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
@@ -243,6 +244,11 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
+        if enough is not None:
+            # Not before the values are fitted: anchors hold them where they are
+            self.anchors.exchange(enough.number, enough.observations)
+            self._remember_anchors()
+            self.heads.memory.release()  # the anchors hold the values now
         self.logger.record("train/waiting_rows", self.pending.rows)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -290,36 +296,24 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     @th.no_grad()
     def _hidden_phase(self, rows: Rows) -> Latents | None:
         """
-        Train the hidden layers, refit the heads to what they said before, and take some of the rows into the anchors. Returns
-        the new top features of all rows, None if no layer learns.
+        Train the hidden layers, and refit the heads to what they said before. Returns the new top features of all rows, None if
+        no layer learns.
         """
-        learns = self.hidden_training == "local" and len(self.network.blocks) > 0
-        outputs = self.heads.say(*rows.latents) if learns else []
-        features = self._train_blocks(rows) if learns else None
-        known = self.heads.anchors
-        kept, taken = self.anchors.exchange(rows.number, rows.observations)
+        if self.hidden_training != "local" or not self.network.blocks:
+            return None
+        before = [*rows.latents, *([] if self.heads.anchors is None else [self.heads.anchors])]
+        outputs = self.heads.say(*before)
+        features = self._train_blocks(rows)
         self._remember_anchors()
-        self.heads.memory.release()  # the anchors hold the values now
-        if features is not None:
-            self._refit_heads(rows, outputs, features, known, kept, taken)
-        return features
-
-    def _refit_heads(
-        self, rows: Rows, outputs: list[th.Tensor], features: Latents, known: Latents | None, kept: th.Tensor, taken: th.Tensor
-    ) -> None:
-        assert self.heads.anchors is not None
-        actor, critic = self.heads.anchors
+        after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
         if self.heads.memory.rows:
-            before = th.cat([latent_vf for _, latent_vf in rows.latents])[taken]
-            self.heads.memory.carry(before if known is None else th.cat([known[1][kept], before]), critic)
-        parts = [features]
-        if known is not None:
-            outputs = [th.cat([old[kept], new]) for old, new in zip(self.heads.say(known), outputs, strict=True)]
-            parts.insert(0, (actor[: len(kept)], critic[: len(kept)]))
-        batches = (batch for pair in parts for batch in zip(*(part.split(FEATURE_ROWS) for part in pair), strict=True))
+            self.heads.memory.carry(_joined(before)[1], _joined(after)[1])
+        self.heads.memory.release()  # sums over features of before
+        batches = (batch for pair in after for batch in zip(*(part.split(FEATURE_ROWS) for part in pair), strict=True))
         drift = self.heads.hold(outputs, batches)
         if drift is not None:
             self.logger.record("train/drift", drift)
+        return features
 
     def _remember_anchors(self) -> None:
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
@@ -499,3 +493,8 @@ def _moved(value: Any, device: th.device) -> Any:
 
 def _is_cut(info: dict[str, Any]) -> bool:
     return info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False)
+
+
+def _joined(parts: list[Latents]) -> Latents:
+    actor, critic = zip(*parts, strict=True)
+    return th.cat(actor), th.cat(critic)

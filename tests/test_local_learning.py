@@ -270,24 +270,26 @@ def test_without_guidance_none_is_explained(algorithm: Any) -> None:
 def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hidden layers' steps move the policy; the heads, refitted to what they said before, move it back."""
     said: list[th.Tensor] = []
-    hidden_phase, refit_heads = ForwardPPO._hidden_phase, ForwardPPO._refit_heads
+    observations: list[th.Tensor] = []
+    hidden_phase, hold = ForwardPPO._hidden_phase, Heads.hold
 
-    def say(model: Any, rows: Any) -> None:
+    def say(policy: Any) -> None:
         with th.no_grad():
-            said.append(model.policy.action_net(model.network.latents(rows.observations(th.arange(rows.number)))[0]))
+            said.append(policy.action_net(policy.mlp_extractor(policy.extract_features(observations[0]))[0]))
 
     def watch_phase(self: Any, rows: Any) -> Any:
-        say(self, rows)
+        observations.append(rows.observations(th.arange(rows.number)))
+        say(self.policy)
         features = hidden_phase(self, rows)
-        say(self, rows)
+        say(self.policy)
         return features
 
-    def watch_refit(self: Any, rows: Any, *others: Any) -> None:
-        say(self, rows)
-        refit_heads(self, rows, *others)
+    def watch_hold(self: Heads, *given: Any) -> Any:
+        say(self.policy)
+        return hold(self, *given)
 
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch_phase)
-    monkeypatch.setattr(ForwardPPO, "_refit_heads", watch_refit)
+    monkeypatch.setattr(Heads, "hold", watch_hold)
     # Features move fast, under heads that are not near zero
     model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False})
     logged = model.learn(256).logger.name_to_value["train/drift"]
@@ -540,8 +542,9 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C, local_interval=48).learn(80)
-    # With the third, all are anchors, and what has not faded of those before is remembered, too: 16 + 16 / 2
-    assert held == [0, 16, 48 + 24, 48 + 24 + 16, 48 + 24 + 16 + 16]
+    # With the third the features move: what is remembered goes over to them, 16 + 16 / 2. Then all are anchors, and half of it
+    # has faded
+    assert held == [0, 16, 24, 48 + 12, 48 + 12 + 16]
 
 
 def test_no_value_coefficient_no_fit() -> None:
