@@ -95,7 +95,8 @@ WHITENING = "whitening.py"
 
 HIDDEN = """\
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        if (enough := self.pending.add(rows)) is not None:
+        enough = self.pending.add(rows)
+        if enough is not None:
             features = self._hidden_phase(enough)
             if features is not None:
                 # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
@@ -111,7 +112,12 @@ HEADS_LAST = """\
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
 """
-CARRY = "self.heads.memory.carry(before if known is None else th.cat([known[1][kept], before]), critic)"
+CARRY = "self.heads.memory.carry(_joined(before)[1], _joined(after)[1])"
+EXCHANGE = """\
+            self.anchors.exchange(enough.number, enough.observations)
+            self._remember_anchors()
+            self.heads.memory.release()  # the anchors hold the values now
+"""
 TRAIN_THEN_RUN = """\
             if block.optimizer is not None:
                 self._train_block(block, inputs, signals.get(block.role))
@@ -158,8 +164,8 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        'learns = self.hidden_training == "local" and len',
-        "learns = len",
+        'if self.hidden_training != "local" or not self.network.blocks:',
+        "if not self.network.blocks:",
         "frozen layers trained",
         found_by="local_learning",
     ),
@@ -410,31 +416,57 @@ MUTANTS = [
     ),
     # === Holding the heads ===
     Mutant(
-        ON_POLICY,
-        "            self._refit_heads(rows, outputs, features, known, kept, taken)\n",
-        "            pass\n",
-        "refit left out",
-        found_by="local_learning",
+        ON_POLICY, "drift = self.heads.hold(outputs, batches)", "drift = None", "refit left out", found_by="local_learning"
     ),
     Mutant(
         ON_POLICY,
-        "        outputs = self.heads.say(*rows.latents) if learns else []\n"
-        "        features = self._train_blocks(rows) if learns else None\n",
-        "        features = self._train_blocks(rows) if learns else None\n"
-        "        outputs = self.heads.say(features) if learns else []\n",
+        "        outputs = self.heads.say(*before)\n        features = self._train_blocks(rows)\n",
+        "        features = self._train_blocks(rows)\n        outputs = self.heads.say(features, *before[len(rows.latents) :])\n",
         "held to what they say now",
         found_by="local_learning",
     ),
-    Mutant(ON_POLICY, "parts.insert(0, ", "parts.append(", "said in another order"),
     Mutant(
-        ON_POLICY, "if known is not None:\n            outputs", "if False:\n            outputs", "held on new rows alone"
+        ON_POLICY,
+        "after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]",
+        "after = [*([] if self.heads.anchors is None else [self.heads.anchors]), features]",
+        "said in another order",
+    ),
+    Mutant(
+        ON_POLICY,
+        "for pair in after for batch",
+        "for pair in after[:1] for batch",
+        "held on new rows alone",
     ),
     Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
-    Mutant(ON_POLICY, CARRY, CARRY.replace("[kept]", "[: len(kept)]"), "sums carried over by other anchors"),
-    Mutant(ON_POLICY, "in rows.latents])[taken]", "in rows.latents])[: len(taken)]", "sums carried over by other rows"),
-    Mutant(ON_POLICY, "th.cat([old[kept], new])", "th.cat([old[: len(kept)], new])", "what was said of other anchors"),
+    Mutant(ON_POLICY, CARRY, CARRY.replace("(before)[1]", "(before)[0]"), "sums carried over by the actor's features"),
     Mutant(
-        ON_POLICY, "        self.heads.memory.release()", "        pass", "held by sums and by anchors", found_by="evaluation"
+        ON_POLICY,
+        "        self._remember_anchors()\n        after =",
+        "        after =",
+        "refit on the anchors' features of before",
+    ),
+    Mutant(
+        ON_POLICY,
+        "        self.heads.memory.release()  # sums over features of before\n",
+        "",
+        "sums over features of before",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY,
+        "            self.heads.memory.release()  # the anchors hold the values now\n",
+        "",
+        "held by sums and by anchors",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY,
+        VALUES
+        + HEADS_LAST
+        + "        if enough is not None:\n            # Not before the values are fitted: anchors hold them where they are\n"
+        + EXCHANGE,
+        "        if enough is not None:\n" + EXCHANGE + VALUES + HEADS_LAST,
+        "anchors taken in before the values are fitted",
     ),
     Mutant(
         ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
