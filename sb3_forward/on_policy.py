@@ -296,8 +296,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     @th.no_grad()
     def _hidden_phase(self, rows: Rows) -> Latents | None:
         """
-        Train the hidden layers, and refit the heads to what they said before. Returns the new top features of all rows, None if
-        no layer learns.
+        Train the hidden layers, and refit the heads to what they said before. Returns the new top features of all rows, None
+        if no layer learns.
         """
         if self.hidden_training != "local" or not self.network.blocks:
             return None

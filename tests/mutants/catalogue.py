@@ -421,7 +421,8 @@ MUTANTS = [
     Mutant(
         ON_POLICY,
         "        outputs = self.heads.say(*before)\n        features = self._train_blocks(rows)\n",
-        "        features = self._train_blocks(rows)\n        outputs = self.heads.say(features, *before[len(rows.latents) :])\n",
+        "        features = self._train_blocks(rows)\n"
+        "        outputs = self.heads.say(features, *before[len(rows.latents) :])\n",
         "held to what they say now",
         found_by="local_learning",
     ),
