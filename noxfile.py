@@ -20,7 +20,7 @@ PYTHONS = nox.project.python_versions(PROJECT)
 TORCH = os.environ.get("TORCH")
 PARALLEL = ["--numprocesses", "logical", "--maxprocesses", "8", "--dist", "worksteal"]
 # Slow, but what differs most between Pythons, and between versions of the Zoo
-HOOK_AND_ZOO = ["tests/test_startup_hook.py", "tests/test_zoo.py"]
+HOOK_AND_ZOO = [f"tests/test_{topic}.py" for topic in ("callbacks", "hostile_envs", "properties", "startup_hook", "zoo")]
 PRINT_VERSIONS = """
 import platform
 from importlib.metadata import version

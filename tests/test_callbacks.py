@@ -12,6 +12,8 @@ from sb3_forward.recording import record
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, small_model
 from tests.test_recording import RestlessExtractor
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("stress", "strain", "effective_rank", "dead", "saturated")
 
 

@@ -16,6 +16,8 @@ from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, VECTOR, RandomEnv, sma
 from tests.test_run import BatchNormExtractor
 from tests.test_save_load import assert_equal
 
+pytestmark = pytest.mark.slow
+
 Distort = Callable[[Any, int], Any]
 
 

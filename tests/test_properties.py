@@ -26,6 +26,8 @@ from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
 from tests.test_save_load import assert_equal, go_on
 
+pytestmark = pytest.mark.slow
+
 
 class OwnExtractor(BaseFeaturesExtractor):
     """A user's own `forward`, with a normalisation in front and an inner branch: one block."""

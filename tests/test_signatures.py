@@ -19,6 +19,8 @@ from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.on_policy import HIDDEN_TRAINING, ForwardOnPolicyAlgorithm
 from tests.bare_python import ROOT
 
+pytestmark = pytest.mark.slow
+
 BOTH = [(ForwardA2C, A2C), (ForwardPPO, PPO)]
 # Our parameters, of which the meaning is not quite the same for both
 DIFFERENT = {"local_learning_rate", "head_learning_rate_scale"}
