@@ -37,7 +37,7 @@ from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import LatentRecorder, Latents, versions
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
-from sb3_forward.phase import BlockRecord, HiddenPhase, LocalObjective
+from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.validation import (
     ABOVE_ZERO,
@@ -50,8 +50,6 @@ from sb3_forward.validation import (
 )
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
-# Rows per forward pass when the features of a rollout are cached: bounds the memory of one block's activations
-FEATURE_ROWS = 512
 
 
 class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
@@ -309,7 +307,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.heads.memory.rows:
             self.heads.memory.carry(_joined(before)[1], _joined(after)[1])
         self.heads.memory.release()  # sums over features of before
-        batches = (batch for pair in after for batch in zip(*(part.split(FEATURE_ROWS) for part in pair), strict=True))
+        batches = (batch for pair in after for batch in zip(*(part.split(BATCH_ROWS) for part in pair), strict=True))
         drift = self.heads.hold(outputs, batches)
         if drift is not None:
             self.logger.record("train/drift", drift)
@@ -319,7 +317,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
         self.heads.forget()
         if self.anchors.rows > 0:
-            self.heads.remember(self._latents(self.anchors.batches(FEATURE_ROWS)))
+            self.heads.remember(self._latents(self.anchors.batches(BATCH_ROWS)))
         self._versions = self._hidden_versions()
 
     def _hidden_versions(self) -> list[int]:
@@ -362,7 +360,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return th.cat(actor), th.cat(critic)
 
     def _rollout_latents(self) -> Latents:
-        return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(FEATURE_ROWS)))
+        return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(BATCH_ROWS)))
 
     def _cached_rollout(self, latents: Latents) -> CachedRollout:
         """The rollout on its top features, and what the heads' loss needs beside."""

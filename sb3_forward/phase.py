@@ -148,8 +148,8 @@ class HiddenPhase:
         return objective
 
     def _outputs(self, block: Block, inputs: Activations) -> Activations:
-        parts = th.arange(count(inputs)).split(BATCH_ROWS)
-        return join_rows([block.forward(pick_rows(inputs, slice(int(part[0]), int(part[-1]) + 1))) for part in parts])
+        starts = range(0, count(inputs), BATCH_ROWS)
+        return join_rows([block.forward(pick_rows(inputs, slice(start, start + BATCH_ROWS))) for start in starts])
 
 
 def image_of(outputs: Activations, signal: th.Tensor) -> LinearImage:

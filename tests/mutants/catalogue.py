@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant(
         PHASE, "image, coef), self.max_grad_norm))", "image, coef), 1e9))", "steps of blocks not clipped", found_by="phases"
     ),
-    Mutant(PHASE, "int(part[-1]) + 1", "int(part[-1])", "the last row of a forward pass left out"),
+    Mutant(PHASE, "start + BATCH_ROWS)", "start + BATCH_ROWS - 1)", "the last row of a forward pass left out"),
     Mutant(
         PHASE,
         "self.network.policy.set_training_mode(True)\n            for",
