@@ -123,7 +123,18 @@ class Heads:
             self._anchor_gram = inputs.T @ inputs
 
     @th.no_grad()
-    def fit_values(self, features: th.Tensor, returns: th.Tensor, steps: Steps | None = None) -> None:
+    def remember_steps(self, features: th.Tensor, steps: Steps) -> None:
+        """
+        Keep a short rollout for this fit of the values and for those to come.
+
+        :param features: (N, d_vf) of the critic, those that the steps are made of
+        :param steps: what the returns of the rollout are made of
+        """
+        self.memory.fade(len(features))
+        self.memory.add(with_level(features), steps)
+
+    @th.no_grad()
+    def fit_values(self, features: th.Tensor, returns: th.Tensor, remembered: bool = False) -> None:
         """
         Fit a linear value head by ridge regression from the weights that it has (our choice): to the returns on the rollout
         and on the steps that it remembers, and to what it says on the anchors and on the rows of other rollouts since the
@@ -131,22 +142,21 @@ class Heads:
 
         :param features: (N, d_vf) of the critic
         :param returns: (N,)
-        :param steps: what the returns are made of, to remember these rows by it; None if one shall not
+        :param remembered: whether :meth:`remember_steps` was told of these rows
         :raises ValueError: if the fit is not finite; the head has not moved then, and what it remembered is forgotten
         """
         if not self.fits_values:
             return
         head, memory = self.policy.value_net, self.memory
         inputs = with_level(features)
-        memory.fade(len(inputs))
-        if steps is not None:
-            memory.add(inputs, steps)
-            if memory.new_rows < memory.FIT_ROWS:
-                return
+        if remembered and memory.new_rows < memory.FIT_ROWS:
+            return
+        if not remembered:
+            memory.fade(len(inputs))
         weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
         gram: Any = memory.gram
         rows = memory.rows
-        if steps is None:
+        if not remembered:
             own = inputs.T @ inputs
             gram, rows = own + gram, rows + len(inputs)
         held = self._anchor_gram + memory.held_gram
@@ -156,7 +166,7 @@ class Heads:
         # Returns are noisy, and few rows say little: the penalty weighs as much as one row, too
         ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)
         gram = gram + weight * held
-        if steps is None:
+        if not remembered:
             missing = inputs.T @ (returns[:, None] - head(features)) + memory.missing(weights)
             step = solve_ridge(gram, missing, ridge)
         else:
@@ -168,7 +178,7 @@ class Heads:
             memory.forget()
             raise
         memory.fitted()
-        if steps is None:
+        if not remembered:
             memory.hold(own, len(inputs))
 
     @th.no_grad()

@@ -231,15 +231,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         signals = self._guidance(rollout) if guided else {}
         rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         enough = self.pending.add(rows)
+        values_learn = self.vf_coef * self._head_learning_rate() > 0
+        # What was recorded of the steps belongs to the features of before
+        steps = self._steps(rollout) if values_learn and latents is not None else None
+        if steps is not None:
+            self.heads.remember_steps(rollout.latent_vf, steps)
         if enough is not None:
             features = self._hidden_phase(enough)
             if features is not None:
-                # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
+                # The last rows are those of this rollout
                 actor, critic = (feature[-len(rollout.returns) :] for feature in features)
-                rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None
-        if self.vf_coef * self._head_learning_rate() > 0:
-            steps = None if latents is None else self._steps(rollout)
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
+                rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
+        if values_learn:
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         if enough is not None:

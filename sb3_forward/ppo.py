@@ -79,7 +79,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         *,
         local_learning_rate: float | str | Schedule = 1e-3,
         head_learning_rate_scale: float = 3.0,
-        local_interval: int = 256,
+        local_interval: int = 1,
         local_epochs: int = 4,
         local_batch_size: int = 256,
         local_loss: Literal["strain", "stress"] = "strain",

@@ -17,8 +17,10 @@ import pandas as pd
 import psutil
 import pytest
 import scipy.stats
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from sb3_forward.commands import UserError
 from sb3_forward.compare.__main__ import main, parse, planned
@@ -40,6 +42,7 @@ from sb3_forward.compare.statistics import (
     table_of_runs,
 )
 from sb3_forward.compare.sweep import on_this_machine, perform
+from sb3_forward.compare.trial import set_up
 from tests.bare_python import ROOT
 
 TINY = ["--env", "CartPole-v1", "--timesteps", "300", "--jobs", "2"]
@@ -115,6 +118,25 @@ def test_variants(algo: str):
     for variant in set(VARIANTS) - {"bp"}:
         assert by_variant[variant].zoo_algo == f"forward_{algo}"
         assert by_variant[variant].hyperparams == {**ours, **VARIANTS[variant]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (None, {"net_arch": []}),
+        ({"ortho_init": False, "net_arch": [8]}, {"net_arch": [], "ortho_init": False}),
+        ("dict(activation_fn=nn.ReLU, net_arch=[8])", {"net_arch": [], "activation_fn": nn.ReLU}),
+    ],
+)
+def test_variant_without_hidden_layers_keeps_the_rest_of_policy_kwargs(tmp_path: Path, entry: Any, expected: dict[str, Any]):
+    conf = tmp_path / "conf.yml"
+    policy = {} if entry is None else {"policy_kwargs": entry}
+    conf.write_text(yaml.safe_dump({"CartPole-v1": {"policy": "MlpPolicy", "n_timesteps": 1000, **policy}}))
+    (run,) = plan("--env", "CartPole-v1", "--seeds", "1", "--variants", "linear", "--conf", str(conf))
+    found = run.hyperparams["policy_kwargs"]
+    assert (eval(found, {"nn": nn}) if isinstance(found, str) else found) == expected
+    _, model = set_up(run, tmp_path)
+    assert list(model.policy.mlp_extractor.parameters()) == []
 
 
 def test_overrides():

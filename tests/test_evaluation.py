@@ -64,14 +64,26 @@ def random_steps(features: th.Tensor) -> Steps:
 def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, Steps | None, th.Tensor]]:
     """What the values are fitted to, and the weights from which on."""
     calls: list[Any] = []
-    fit_values = Heads.fit_values
+    told: list[Steps] = []
+    remember_steps, fit_values = Heads.remember_steps, Heads.fit_values
 
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
-        calls.append((features, returns, steps, weights_of(self.policy.value_net)))
-        fit_values(self, features, returns, steps)
+    def spy_on_steps(self: Heads, features: th.Tensor, steps: Steps) -> None:
+        told.append(steps)
+        remember_steps(self, features, steps)
 
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, remembered: bool) -> None:
+        calls.append((features, returns, told[-1] if remembered else None, weights_of(self.policy.value_net)))
+        fit_values(self, features, returns, remembered)
+
+    monkeypatch.setattr(Heads, "remember_steps", spy_on_steps)
     monkeypatch.setattr(Heads, "fit_values", spy)
     return calls
+
+
+def fit(heads: Heads, features: th.Tensor, steps: Steps) -> None:
+    """A rollout that is remembered."""
+    heads.remember_steps(features, steps)
+    heads.fit_values(features, th.zeros(len(features)), remembered=True)
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
@@ -140,10 +152,11 @@ def test_steps_of_one_episode() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_values_of_an_endless_episode(algorithm: Any) -> None:
-    """100 rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma)."""
+    """Rollouts of five steps find a far value, although episodes are cut: 1 / (1 - gamma). PPO's layers move after each."""
     kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
     env = gym.wrappers.TimeLimit(Counting(), 8)
-    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs).learn(500)
+    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs)
+    model.learn(1000 if algorithm is ForwardPPO else 500)
     observation = model.policy.obs_to_tensor(np.array(0))[0]
     assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
 
@@ -158,7 +171,7 @@ def test_fit_to_two_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     for weight in (2 / 3, 1.0):
         features, before = th.rand(40, 64), weights_of(head)
         steps = random_steps(features)
-        heads.fit_values(features, th.zeros(40), steps)
+        fit(heads, features, steps)
         rows.append((weight, with_level(features), steps))
     gram, missing = th.zeros(65, 65), th.zeros(65, 1)
     for weight, inputs, steps in rows:
@@ -184,7 +197,7 @@ def test_rollouts_that_have_waited_have_as_many_steps(monkeypatch: pytest.Monkey
     heads = small_model(ForwardPPO).heads
     for _ in range(4):
         features = th.rand(16, 64)
-        heads.fit_values(features, th.zeros(16), random_steps(features))
+        fit(heads, features, random_steps(features))
     assert numbers == [2, 2]
 
 
@@ -193,7 +206,7 @@ def test_a_rollout_that_is_not_remembered_draws_on_those_that_are() -> None:
     model = small_model(ForwardPPO)
     heads, head = model.heads, model.policy.value_net
     old, new, returns = th.rand(64, 64), th.rand(64, 64), th.rand(64)
-    heads.fit_values(old, th.zeros(64), random_steps(old))
+    fit(heads, old, random_steps(old))
     heads.memory.fade = lambda rows: heads.memory.state.pop("trace")
     before, memory = weights_of(head), heads.memory
     inputs = with_level(new)
@@ -207,7 +220,7 @@ def test_a_rollout_that_is_not_remembered_draws_on_those_that_are() -> None:
 def test_a_trace_ends_where_steps_are_missing() -> None:
     heads = small_model(ForwardPPO).heads
     features = th.rand(64, 64)
-    heads.fit_values(features, th.zeros(64), random_steps(features))
+    fit(heads, features, random_steps(features))
     assert heads.memory.trace is not None
     heads.fit_values(features, th.zeros(64))
     assert heads.memory.rows > 0
@@ -313,11 +326,11 @@ def test_a_fit_that_fails_is_not_remembered() -> None:
     heads = model.heads
     features = th.rand(40, 64)
     steps = random_steps(features)
-    heads.fit_values(features, th.zeros(40), steps)
+    fit(heads, features, steps)
     before = weights_of(model.policy.value_net)
     with pytest.raises(ValueError, match="`value_net` were left as they were"):
-        heads.fit_values(features, th.zeros(40), steps._replace(flow=3e38 * steps.flow))
+        fit(heads, features, steps._replace(flow=3e38 * steps.flow))
     assert heads.memory.state == {}
     assert th.equal(weights_of(model.policy.value_net), before)
-    heads.fit_values(features, th.zeros(40), steps)
+    fit(heads, features, steps)
     assert weights_of(model.policy.value_net).isfinite().all()

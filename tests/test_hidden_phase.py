@@ -151,9 +151,9 @@ def test_heads_learn_on_the_features_of_the_layers_as_they_are(
         read.append(rollout)
         return training(self, rollout, *args)
 
-    def watched_fit(self: Heads, features: th.Tensor, *args: Any) -> None:
+    def watched_fit(self: Heads, features: th.Tensor, *args: Any, **kwargs: Any) -> None:
         fitted.append(features)
-        fit_values(self, features, *args)
+        fit_values(self, features, *args, **kwargs)
 
     monkeypatch.setattr(Heads, "training", watched)
     monkeypatch.setattr(Heads, "fit_values", watched_fit)

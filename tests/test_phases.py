@@ -277,7 +277,7 @@ def test_ranges_of_ppo_follow_their_schedules() -> None:
     )
     model.learn(16)
     targets: list[th.Tensor] = []
-    model.heads.fit_values = lambda features, returns, steps: targets.append(returns)
+    model.heads.fit_values = lambda features, returns, remembered: targets.append(returns)
     for progress in (0.5, 0.25):
         model._current_progress_remaining = progress
         model.train()
@@ -423,13 +423,13 @@ def test_weights_that_a_callback_changes_count_for_the_whole_rollout(algorithm: 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("weights", [[0.5], [0.125, 0.0, 0.5]])
+@pytest.mark.parametrize("weights", [[0.5, 1.0], [0.125, 0.25, 0.5, 1.0]])
 def test_what_is_remembered_of_the_returns_follows_the_features(
     algorithm: Any, weights: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Sums over the features as they were are none over those that they have become. Layers learn with every second rollout,
-    which is not remembered; half of the others fades with each that comes after.
+    Sums over the features as they were are none over those that they have become. Layers learn with every second rollout; half
+    of what is remembered fades with each that comes after.
     """
     model = small_model(
         algorithm,
@@ -438,14 +438,14 @@ def test_what_is_remembered_of_the_returns_follows_the_features(
         local_learning_rate=0.01,
         policy_kwargs={"net_arch": [6], "ortho_init": False},
     )
-    updates = [watched_update(model, monkeypatch) for _ in range(len(weights) + 1)]
+    updates = [watched_update(model, monkeypatch) for _ in weights]
 
     def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
         with th.no_grad():
             inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
         return inputs.T @ inputs
 
-    observations = [update.column("observations") for update in updates[:-1]]
+    observations = [update.column("observations") for update in updates]
     then, now = (
         th.stack([weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True)]).sum(dim=0)
         for policy in (updates[-1].policy, model.policy)

@@ -23,7 +23,9 @@ variants:
   forward   forward training with the hyperparameters of this package
   frozen    forward, but the hidden layers stay at their random start
   unguided  forward without reward in the local targets (guidance_coef 0)
-  plain     forward with heads in the coordinates of the features (whiten_heads False)"""
+  plain     forward with heads in the coordinates of the features (whiten_heads False)
+  linear    forward without hidden layers: the heads read what the features extractor gives
+  bp-same   backpropagation on the network of the forward class, with its hyperparameters"""
 
 EXAMPLES = """\
 examples:

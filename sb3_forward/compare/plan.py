@@ -21,6 +21,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": {"hidden_training": "frozen"},
     "unguided": {"guidance_coef": 0.0},
     "plain": {"whiten_heads": False},
+    "linear": {"policy_kwargs": {"net_arch": []}},
+    "bp-same": {"hidden_training": "backprop"},
 }
 # What the Zoo takes from an entry before the rest goes to the constructor
 ZOO_KEYS = {
@@ -167,11 +169,23 @@ def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
         if variant == "bp" and not question.same_parameters:
             zoo_algo, hyperparams = question.algo, stock
         else:
-            zoo_algo, hyperparams = forward_algo, {**ours, **question.common, **overrides}
+            zoo_algo, hyperparams = forward_algo, _changed({**ours, **question.common}, overrides)
         _check_keys(zoo_algo, variant, hyperparams)
         run = Run(env, question.algo, variant, 0, zoo_algo, hyperparams, timesteps, question.gym_packages, question.device)
         runs.append(run)
     return runs
+
+
+def _changed(entry: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """An entry with overrides; policy_kwargs given as a dictionary go into those that it has."""
+    changed = {**entry, **overrides}
+    before, after = entry.get("policy_kwargs"), overrides.get("policy_kwargs")
+    if isinstance(before, str) and isinstance(after, dict):
+        # As the Zoo reads such strings: it alone knows their names
+        changed["policy_kwargs"] = f"{{**{before}, **{after!r}}}"
+    elif isinstance(before, dict) and isinstance(after, dict):
+        changed["policy_kwargs"] = {**before, **after}
+    return changed
 
 
 def _stock_config(algo: str) -> Path:

@@ -93,20 +93,21 @@ PHASE = "phase.py"
 PPO = "ppo.py"
 WHITENING = "whitening.py"
 
+REMEMBER = """\
+        if steps is not None:
+            self.heads.remember_steps(rollout.latent_vf, steps)
+"""
 HIDDEN = """\
-        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
-        enough = self.pending.add(rows)
         if enough is not None:
             features = self._hidden_phase(enough)
             if features is not None:
-                # The last rows are those of this rollout. What was recorded of its steps belongs to the features of before
+                # The last rows are those of this rollout
                 actor, critic = (feature[-len(rollout.returns) :] for feature in features)
-                rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None
+                rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
 """
 VALUES = """\
-        if self.vf_coef * self._head_learning_rate() > 0:
-            steps = None if latents is None else self._steps(rollout)
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), steps)
+        if values_learn:
+            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
 """
 HEADS_LAST = """\
         with self.heads.training(rollout, self.whiten_heads) as whitened:
@@ -136,8 +137,8 @@ MUTANTS = [
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
     Mutant(
         ON_POLICY,
-        "rollout, latents = rollout._replace(latent_pi=actor, latent_vf=critic), None",
-        "latents = None",
+        "rollout = rollout._replace(latent_pi=actor, latent_vf=critic)",
+        "pass",
         "old features to the heads",
         found_by="hidden_phase",
     ),
@@ -150,9 +151,16 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "latent_vf=critic), None",
-        "latent_vf=critic), latents",
+        REMEMBER + HIDDEN,
+        HIDDEN + REMEMBER,
         "steps remembered by features of which the ends are old",
+        found_by="evaluation",
+    ),
+    Mutant(
+        ON_POLICY,
+        "            self.heads.remember_steps(rollout.latent_vf, steps)\n",
+        "            if enough is None:\n                self.heads.remember_steps(rollout.latent_vf, steps)\n",
+        "steps of a rollout with a hidden phase forgotten",
         found_by="evaluation",
     ),
     Mutant(
@@ -170,8 +178,18 @@ MUTANTS = [
         found_by="local_learning",
     ),
     Mutant(ON_POLICY, "self.guidance_coef > 0\n", "self.guidance_coef > 1\n", "never guided"),
-    Mutant(ON_POLICY, "if self.vf_coef * self._head_learning_rate() > 0:", "if True:", "values fitted without a coefficient"),
-    Mutant(ON_POLICY, "steps = None if latents is None else self._steps(rollout)", "steps = None", "nothing remembered"),
+    Mutant(
+        ON_POLICY,
+        "values_learn = self.vf_coef * self._head_learning_rate() > 0",
+        "values_learn = True",
+        "values fitted without a coefficient",
+    ),
+    Mutant(
+        ON_POLICY,
+        "steps = self._steps(rollout) if values_learn and latents is not None else None",
+        "steps = None",
+        "nothing remembered",
+    ),
     Mutant(
         ON_POLICY, "[(rollout.latent_pi, rollout.latent_vf)])", "[(rollout.latent_vf, rollout.latent_pi)])", "features swapped"
     ),
@@ -603,7 +621,8 @@ MUTANTS = [
         found_by="heads",
     ),
     Mutant(HEADS, "spread if group", "maps if group", "spread at the rate of the maps"),
-    Mutant(HEADS, "        memory.fade(len(inputs))\n", "", "memory does not fade", found_by="evaluation"),
+    Mutant(HEADS, "        self.memory.fade(len(features))\n", "", "memory does not fade", found_by="evaluation"),
+    Mutant(HEADS, "            memory.fade(len(inputs))\n", "            pass\n", "no end of a trace", found_by="evaluation"),
     Mutant(
         HEADS,
         "memory.new_rows < memory.FIT_ROWS",
