@@ -15,7 +15,7 @@ from torch import nn
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.anchors import Anchors
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, Steps, with_level
+from sb3_forward.evaluation import Memory, with_level
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
 from sb3_forward.latents import Latents
 from sb3_forward.pending import Rows
@@ -536,15 +536,15 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[float] = []
     fit_values = Heads.fit_values
 
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, steps: Steps | None) -> None:
+    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, remembered: bool) -> None:
         held.append(self.memory.held_rows + self.memory.rows + (0 if self.anchors is None else len(self.anchors[0])))
-        fit_values(self, features, returns, steps)
+        fit_values(self, features, returns, remembered)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C, local_interval=48).learn(80)
-    # With the third the features move: what is remembered goes over to them, 16 + 16 / 2. Then all are anchors, and half of it
-    # has faded
-    assert held == [0, 16, 24, 48 + 12, 48 + 12 + 16]
+    # With the third the features move: what is remembered goes over to them, and what had faded from it is let go. From then on all
+    # are anchors
+    assert held == [16, 32, 16 + 16 / 2 + 16 / 4, 48 + 28 + 16, 48 + 28 + 32]
 
 
 def test_no_value_coefficient_no_fit() -> None:
