@@ -542,8 +542,8 @@ def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Heads, "fit_values", spy)
     small_model(ForwardA2C, local_interval=48).learn(80)
-    # With the third the features move: what is remembered goes over to them, and what had faded from it is let go. From then on all
-    # are anchors
+    # With the third the features move: what is remembered goes over to them, and what had faded from it is let go. From then
+    # on all are anchors
     assert held == [16, 32, 16 + 16 / 2 + 16 / 4, 48 + 28 + 16, 48 + 28 + 32]
 
 
