@@ -21,7 +21,7 @@ from sb3_forward.blocks import build_optimizer
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
-from sb3_forward.latents import Latents
+from sb3_forward.latents import Latents, joined
 from sb3_forward.whitening import Basis, Whitening
 
 # The heads that map features: of the actor, and of the critic
@@ -121,6 +121,17 @@ class Heads:
         if self.fits_values:
             inputs = with_level(critic)
             self._anchor_gram = inputs.T @ inputs
+
+    def exchange(self, latents: Latents, kept: th.Tensor, taken: th.Tensor) -> None:
+        """
+        Other anchors, under features that stay.
+
+        :param latents: features of actor (N, d_pi) and critic (N, d_vf)
+        :param kept: indices of the anchors that stay
+        :param taken: indices of the rows that become anchors
+        """
+        parts = [] if self.anchors is None else [[latent[kept] for latent in self.anchors]]
+        self.remember(joined([*parts, [latent[taken] for latent in latents]]))
 
     @th.no_grad()
     def remember_steps(self, features: th.Tensor, steps: Steps) -> None:

@@ -34,7 +34,7 @@ from sb3_forward.evaluation import Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents, versions
+from sb3_forward.latents import LatentRecorder, Latents, joined, versions
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
@@ -238,18 +238,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self.heads.remember_steps(rollout.latent_vf, steps)
         if enough is not None:
             features = self._hidden_phase(enough)
-            if features is not None:
-                # The last rows are those of this rollout
-                actor, critic = (feature[-len(rollout.returns) :] for feature in features)
-                rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
+            # The last rows are those of this rollout
+            actor, critic = (feature[-len(rollout.returns) :] for feature in features)
+            rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
         if values_learn:
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
         if enough is not None:
             # Not before the values are fitted: anchors hold them where they are
-            self.anchors.exchange(enough.number, enough.observations)
-            self._remember_anchors()
+            self.heads.exchange(features, *self.anchors.exchange(enough.number, enough.observations))
             self.heads.memory.release()  # the anchors hold the values now
         self.logger.record("train/waiting_rows", self.pending.rows)
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
@@ -296,20 +294,17 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
 
     @th.no_grad()
-    def _hidden_phase(self, rows: Rows) -> Latents | None:
-        """
-        Train the hidden layers, and refit the heads to what they said before. Returns the new top features of all rows, None
-        if no layer learns.
-        """
+    def _hidden_phase(self, rows: Rows) -> Latents:
+        """Train the hidden layers, and refit the heads to what they said before. Returns the top features of all rows."""
         if self.hidden_training != "local" or not self.network.blocks:
-            return None
+            return joined(rows.latents)
         before = [*rows.latents, *([] if self.heads.anchors is None else [self.heads.anchors])]
         outputs = self.heads.say(*before)
         features = self._train_blocks(rows)
         self._remember_anchors()
         after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
         if self.heads.memory.rows:
-            self.heads.memory.carry(_joined(before)[1], _joined(after)[1])
+            self.heads.memory.carry(joined(before)[1], joined(after)[1])
         self.heads.memory.release()  # sums over features of before
         batches = (batch for pair in after for batch in zip(*(part.split(BATCH_ROWS) for part in pair), strict=True))
         drift = self.heads.hold(outputs, batches)
@@ -495,8 +490,3 @@ def _moved(value: Any, device: th.device) -> Any:
 
 def _is_cut(info: dict[str, Any]) -> bool:
     return info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False)
-
-
-def _joined(parts: list[Latents]) -> Latents:
-    actor, critic = zip(*parts, strict=True)
-    return th.cat(actor), th.cat(critic)

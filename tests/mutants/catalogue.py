@@ -100,10 +100,9 @@ REMEMBER = """\
 HIDDEN = """\
         if enough is not None:
             features = self._hidden_phase(enough)
-            if features is not None:
-                # The last rows are those of this rollout
-                actor, critic = (feature[-len(rollout.returns) :] for feature in features)
-                rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
+            # The last rows are those of this rollout
+            actor, critic = (feature[-len(rollout.returns) :] for feature in features)
+            rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
 """
 VALUES = """\
         if values_learn:
@@ -113,10 +112,9 @@ HEADS_LAST = """\
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
 """
-CARRY = "self.heads.memory.carry(_joined(before)[1], _joined(after)[1])"
+CARRY = "self.heads.memory.carry(joined(before)[1], joined(after)[1])"
 EXCHANGE = """\
-            self.anchors.exchange(enough.number, enough.observations)
-            self._remember_anchors()
+            self.heads.exchange(features, *self.anchors.exchange(enough.number, enough.observations))
             self.heads.memory.release()  # the anchors hold the values now
 """
 TRAIN_THEN_RUN = """\
@@ -490,6 +488,10 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
     ),
+    Mutant(
+        HEADS, "[latent[kept] for latent in self.anchors]", "[latent[: len(kept)] for latent in self.anchors]", "old anchors"
+    ),
+    Mutant(HEADS, "[latent[taken] for latent in latents]", "[latent[: len(taken)] for latent in latents]", "new anchors"),
     # === What is made of a rollout to remember it ===
     Mutant(
         ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] += self.gamma *", "values of cuts added twice"
