@@ -53,6 +53,27 @@ def with_level(features: th.Tensor) -> th.Tensor:
     return nn.functional.pad(features, (0, 1), value=1.0)
 
 
+def level_gram(features: th.Tensor) -> th.Tensor:
+    """
+    :param features: (N, d)
+    :return: (d + 1, d + 1) Gram matrix of the features with their level
+    """
+    rows, width = features.shape
+    gram = features.new_full((width + 1, width + 1), rows)
+    gram[:-1, :-1] = features.T @ features
+    gram[-1, :-1] = gram[:-1, -1] = features.sum(dim=0)
+    return gram
+
+
+def level_moments(features: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    :param features: (N, d)
+    :param targets: (N, k)
+    :return: (d + 1, k) features with their level times targets, summed
+    """
+    return th.cat([features.T @ targets, targets.sum(dim=0, keepdim=True)])
+
+
 class Steps(NamedTuple):
     """The N = E T steps of a rollout of E environments, one environment after the other, by features of the critic."""
 

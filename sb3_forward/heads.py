@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from sb3_forward import closed_form
 from sb3_forward.blocks import build_optimizer
 from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, Steps, solve_ridge, with_level
+from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents, joined
 from sb3_forward.whitening import Basis, Whitening
@@ -105,22 +105,24 @@ class Heads:
         """No anchors."""
         self.anchors: Latents | None = None
         self._anchor_basis: Basis | None = None
-        self._anchor_gram: th.Tensor | float = 0.0  # of the critic's features
+        self._anchor_grams: dict[str, th.Tensor] = {}
 
-    @th.no_grad()
     def remember(self, latents: Latents) -> None:
         """
         The anchors stand for all that was learned before: what the heads say there counts in all that follows.
 
         :param latents: features of actor (M, d_pi) and critic (M, d_vf) on the anchors, M >= 1
         """
-        actor, critic = latents
         self.forget()
         self.anchors = latents
-        self._anchor_moments = actor.T @ actor / len(actor)
-        if self.fits_values:
-            inputs = with_level(critic)
-            self._anchor_gram = inputs.T @ inputs
+
+    def _anchor_gram(self, name: str) -> th.Tensor | float:
+        """Of the features that a head reads on the anchors, with their level; computed when it is asked for."""
+        if self.anchors is None:
+            return 0.0
+        if name not in self._anchor_grams:
+            self._anchor_grams[name] = level_gram(self.anchors[MAPS.index(name)])
+        return self._anchor_grams[name]
 
     def exchange(self, latents: Latents, kept: th.Tensor, taken: th.Tensor) -> None:
         """
@@ -159,18 +161,17 @@ class Heads:
         if not self.fits_values:
             return
         head, memory = self.policy.value_net, self.memory
-        inputs = with_level(features)
         if remembered and memory.new_rows < memory.FIT_ROWS:
             return
         if not remembered:
-            memory.fade(len(inputs))
+            memory.fade(len(features))
         weights = th.cat([head.weight, head.bias[:, None]], dim=1).T
         gram: Any = memory.gram
         rows = memory.rows
         if not remembered:
-            own = inputs.T @ inputs
-            gram, rows = own + gram, rows + len(inputs)
-        held = self._anchor_gram + memory.held_gram
+            own = level_gram(features)
+            gram, rows = own + gram, rows + len(features)
+        held = self._anchor_gram("value_net") + memory.held_gram
         held_rows = memory.held_rows + (0 if self.anchors is None else len(self.anchors[1]))
         # Else a rollout of a few rows among thousands would hardly be heard: the values would lag behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * rows / max(held_rows, 1), 1.0)
@@ -178,11 +179,11 @@ class Heads:
         ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)
         gram = gram + weight * held
         if not remembered:
-            missing = inputs.T @ (returns[:, None] - head(features)) + memory.missing(weights)
+            missing = level_moments(features, returns[:, None] - head(features)) + memory.missing(weights)
             step = solve_ridge(gram, missing, ridge)
         else:
             # Rollouts that have waited have a step each
-            step = memory.steps(gram, weights, ridge, max(memory.new_rows // len(inputs), 1))
+            step = memory.steps(gram, weights, ridge, max(memory.new_rows // len(features), 1))
         try:
             self._move("value_net", step)
         except ValueError:
@@ -190,7 +191,7 @@ class Heads:
             raise
         memory.fitted()
         if not remembered:
-            memory.hold(own, len(inputs))
+            memory.hold(own, len(features))
 
     @th.no_grad()
     def say(self, *parts: Latents) -> list[th.Tensor]:
@@ -203,38 +204,29 @@ class Heads:
         return [getattr(self.policy, name)(_joined(read[name])) for name in self.linear_heads]
 
     @th.no_grad()
-    def hold(self, said: list[th.Tensor], features: Iterable[Latents]) -> float | None:
+    def hold(self, said: list[th.Tensor], features: Latents) -> float | None:
         """
         Fit the linear heads by ridge regression to what they said before their features moved (our choice), so that the hidden
         layers' steps change neither policy nor values more than they must.
 
-        :param said: what :meth:`say` was, of N rows
-        :param features: of the same rows as they are now, in batches
+        :param said: what :meth:`say` was, of N rows and then of the anchors
+        :param features: of actor (N, d_pi) and critic (N, d_vf) on these rows as they are now
         :return: how much of what the action head said would change without: norm of the change over that of the variation;
             None if that head is not linear
         :raises ValueError: if a fit is not finite; that head has not moved then
         """
-        sums: dict[str, list[th.Tensor]] = {}
-        first = 0
-        for latents in features:
-            rows = slice(first, first := first + len(latents[0]))
-            for (name, latent), wanted in zip(self._linear(latents), said, strict=True):
-                inputs, missing = with_level(latent), wanted[rows] - getattr(self.policy, name)(latent)
-                terms = [inputs.T @ inputs, inputs.T @ missing, missing.square().sum()]
-                sums[name] = (
-                    [total.add_(term) for total, term in zip(sums[name], terms, strict=True)] if name in sums else terms
-                )
+        parts = [features] if self.anchors is None else [features, self.anchors]
         drift = None
-        if "action_net" in sums:
-            variation = (said[0] - said[0].mean(dim=0)).norm().clamp_min(th.finfo(said[0].dtype).tiny)
-            drift = (sums["action_net"][2].sqrt() / variation).item()
-        for name, (gram, missing, _) in sums.items():
-            self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))
+        for name, wanted in zip(self.linear_heads, said, strict=True):
+            head, read = getattr(self.policy, name), [part[MAPS.index(name)] for part in parts]
+            missing = [own - head(latent) for own, latent in zip(wanted.split(list(map(len, read))), read, strict=True)]
+            if name == "action_net":
+                variation = (wanted - wanted.mean(dim=0)).norm().clamp_min(th.finfo(wanted.dtype).tiny)
+                drift = (th.stack([own.norm() for own in missing]).norm() / variation).item()
+            gram = level_gram(read[0]) + self._anchor_gram(name)
+            moments = th.stack([level_moments(latent, own) for latent, own in zip(read, missing, strict=True)]).sum(dim=0)
+            self._move(name, solve_ridge(gram, moments, REFIT_RIDGE))
         return drift
-
-    def _linear(self, latents: Latents) -> list[tuple[str, th.Tensor]]:
-        heads = zip(MAPS, latents, strict=True)
-        return [(name, latent) for name, latent in heads if name in self.linear_heads]
 
     def _move(self, name: str, step: th.Tensor) -> None:
         """
@@ -299,11 +291,16 @@ class Heads:
             return Basis.of(features.T @ features / rows, rows)
         anchors = len(self.anchors[0])
         if rows >= WHITENING_ROWS:
-            return Basis.of((features.T @ features / rows + self._anchor_moments) / 2, rows + anchors)
+            return Basis.of((features.T @ features / rows + self._anchor_moments()) / 2, rows + anchors)
         # Fewer rows say little about a covariance, and the anchors stay for many such rollouts
         if self._anchor_basis is None:
-            self._anchor_basis = Basis.of(self._anchor_moments.clone(), anchors)
+            self._anchor_basis = Basis.of(self._anchor_moments(), anchors)
         return self._anchor_basis
+
+    def _anchor_moments(self) -> th.Tensor:
+        gram = self._anchor_gram("action_net")
+        assert isinstance(gram, th.Tensor)
+        return gram[:-1, :-1] / gram[-1, -1]
 
     @th.no_grad()
     def _output_scale(self, features: th.Tensor) -> th.Tensor | None:

@@ -302,12 +302,11 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         outputs = self.heads.say(*before)
         features = self._train_blocks(rows)
         self._remember_anchors()
-        after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
         if self.heads.memory.rows:
+            after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
             self.heads.memory.carry(joined(before)[1], joined(after)[1])
         self.heads.memory.release()  # sums over features of before
-        batches = (batch for pair in after for batch in zip(*(part.split(BATCH_ROWS) for part in pair), strict=True))
-        drift = self.heads.hold(outputs, batches)
+        drift = self.heads.hold(outputs, features)
         if drift is not None:
             self.logger.record("train/drift", drift)
         return features

@@ -302,15 +302,18 @@ def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refitted < 0.3 * drifting
 
 
-def test_heads_are_held_to_what_they_said() -> None:
+@pytest.mark.parametrize("anchors", [0, 50])
+def test_heads_are_held_to_what_they_said(anchors: int) -> None:
+    """On the rows of a phase, and on the anchors: here the last of 200 rows."""
     model = small_model(ForwardPPO)
     features, moved = th.randn(200, 64), th.linalg.qr(th.randn(64, 64))[0]
     heads = model.policy.action_net, model.policy.value_net
     outputs = [head(features) for head in heads]
     after = features @ moved + 1.0, 3.0 * features @ moved
     said = model.heads.say((features, features))
-    parts = [tuple(part[rows] for part in after) for rows in (slice(0, 150), slice(150, 200))]
-    assert model.heads.hold(said, parts) > 0.1
+    if anchors > 0:
+        model.heads.remember(tuple(part[-anchors:] for part in after))
+    assert model.heads.hold(said, tuple(part[: 200 - anchors] for part in after)) > 0.1
     for head, latent, said in zip(heads, after, outputs, strict=True):
         assert (head(latent) - said).abs().max() < 0.1 * said.std()
 
@@ -429,7 +432,7 @@ def test_local_learning_rate_follows_its_schedule() -> None:
     assert sorted({round(rate, 6) for rate in rates}, reverse=True) == [0.1, 0.075, 0.05, 0.025]
     assert model.network.blocks[0].optimizer.param_groups[0]["lr"] == 0.0
     # The heads keep their own
-    assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(9e-4)
+    assert model.heads.optimizer.param_groups[0]["lr"] == pytest.approx(9 * 3e-4)
 
 
 def test_learning_rate_zero_moves_no_head() -> None:

@@ -432,7 +432,7 @@ MUTANTS = [
     ),
     # === Holding the heads ===
     Mutant(
-        ON_POLICY, "drift = self.heads.hold(outputs, batches)", "drift = None", "refit left out", found_by="local_learning"
+        ON_POLICY, "drift = self.heads.hold(outputs, features)", "drift = None", "refit left out", found_by="local_learning"
     ),
     Mutant(
         ON_POLICY,
@@ -446,20 +446,28 @@ MUTANTS = [
         ON_POLICY,
         "after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]",
         "after = [*([] if self.heads.anchors is None else [self.heads.anchors]), features]",
+        "sums carried over in another order",
+        found_by="evaluation",
+    ),
+    Mutant(HEADS, "level_gram(read[0]) + self._anchor_gram(name)", "level_gram(read[0])", "refit weighed without anchors"),
+    Mutant(
+        HEADS,
+        "[features] if self.anchors is None else [features, self.anchors]",
+        "[self.anchors or features, features]",
         "said in another order",
     ),
     Mutant(
-        ON_POLICY,
-        "for pair in after for batch",
-        "for pair in after[:1] for batch",
+        HEADS,
+        "for latent, own in zip(read, missing, strict=True)",
+        "for latent, own in zip(read[:1], missing[:1], strict=True)",
         "held on new rows alone",
     ),
     Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
     Mutant(ON_POLICY, CARRY, CARRY.replace("(before)[1]", "(before)[0]"), "sums carried over by the actor's features"),
     Mutant(
         ON_POLICY,
-        "        self._remember_anchors()\n        after =",
-        "        after =",
+        "        self._remember_anchors()\n        if self.heads.memory.rows:",
+        "        if self.heads.memory.rows:",
         "refit on the anchors' features of before",
     ),
     Mutant(
@@ -624,7 +632,9 @@ MUTANTS = [
     ),
     Mutant(HEADS, "spread if group", "maps if group", "spread at the rate of the maps"),
     Mutant(HEADS, "        self.memory.fade(len(features))\n", "", "memory does not fade", found_by="evaluation"),
-    Mutant(HEADS, "            memory.fade(len(inputs))\n", "            pass\n", "no end of a trace", found_by="evaluation"),
+    Mutant(
+        HEADS, "            memory.fade(len(features))\n", "            pass\n", "no end of a trace", found_by="evaluation"
+    ),
     Mutant(
         HEADS,
         "memory.new_rows < memory.FIT_ROWS",
@@ -633,36 +643,46 @@ MUTANTS = [
         found_by="evaluation",
     ),
     Mutant(
-        HEADS, "held = self._anchor_gram + memory.held_gram", "held = memory.held_gram + 0.0", "values not held on the anchors"
+        HEADS,
+        'held = self._anchor_gram("value_net") + memory.held_gram',
+        "held = memory.held_gram + 0.0",
+        "values not held on the anchors",
     ),
     Mutant(
-        HEADS, "held = self._anchor_gram + memory.held_gram", "held = self._anchor_gram + 0.0", "values not held on other rows"
+        HEADS,
+        'held = self._anchor_gram("value_net") + memory.held_gram',
+        'held = self._anchor_gram("value_net") + 0.0',
+        "values not held on other rows",
     ),
     Mutant(HEADS, "(1 / ROLLOUT_SHARE - 1) * rows", "1e9 * rows", "a rollout counts by its rows alone"),
     Mutant(HEADS, "gram = gram + weight * held", "gram = gram + held", "what is held does not give way"),
     Mutant(HEADS, "ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)", "ridge = REFIT_RIDGE", "few rows trusted"),
     Mutant(
-        HEADS, "(returns[:, None] - head(features)) + memory", "returns[:, None] + memory", "fitted to returns from nothing"
+        HEADS, "returns[:, None] - head(features)) + memory", "returns[:, None]) + memory", "fitted to returns from nothing"
     ),
     Mutant(HEADS, "+ memory.missing(weights)\n", "\n", "memory not drawn on by long rollouts", found_by="evaluation"),
     Mutant(
         HEADS,
-        "max(memory.new_rows // len(inputs), 1)",
+        "max(memory.new_rows // len(features), 1)",
         "1",
         "one step for all rollouts that have waited",
         found_by="evaluation",
     ),
     Mutant(HEADS, "        memory.fitted()\n", "", "never fitted", found_by="evaluation"),
     Mutant(
-        HEADS, "            memory.hold(own, len(inputs))", "            pass", "long rollouts not held", found_by="evaluation"
+        HEADS,
+        "            memory.hold(own, len(features))",
+        "            pass",
+        "long rollouts not held",
+        found_by="evaluation",
     ),
     Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered", found_by="evaluation"),
-    Mutant(HEADS, "wanted[rows] - getattr", "getattr", "heads held to nothing"),
-    Mutant(HEADS, "self._move(name, solve_ridge(gram, missing, REFIT_RIDGE))", "pass", "heads not held"),
+    Mutant(HEADS, "[own - head(latent) for own", "[own for own", "heads held to nothing"),
+    Mutant(HEADS, "self._move(name, solve_ridge(gram, moments, REFIT_RIDGE))", "pass", "heads not held"),
     Mutant(HEADS, "head.bias.add_(step[-1])", "pass", "bias not moved"),
     Mutant(
         HEADS,
-        "(features.T @ features / rows + self._anchor_moments) / 2",
+        "(features.T @ features / rows + self._anchor_moments()) / 2",
         "features.T @ features / rows",
         "anchors not whitened",
     ),
