@@ -6,13 +6,12 @@ the heads is measured by.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-Observations = TypeVar("Observations", PyTorchObs, np.ndarray | dict[str, np.ndarray])
+from sb3_forward.rows import join, pick
 
 
 class Anchors:
@@ -68,24 +67,3 @@ class Anchors:
         """
         for first in range(0, self.rows, size):
             yield pick(self.state["observations"], slice(first, first + size))
-
-
-def pick(observations: Observations, rows: Any) -> Observations:
-    """
-    :param observations: (N, ...) tensor or array, or a dictionary of such
-    :param rows: (B,) indices of the same kind, or a range
-    :return: these rows
-    """
-    if isinstance(observations, dict):
-        return {key: value[rows] for key, value in observations.items()}
-    return observations[rows]
-
-
-def join(parts: list[PyTorchObs]) -> PyTorchObs:
-    """
-    :param parts: observations (N_i, ...), or dictionaries of such, all of the same kind
-    :return: all of them in one
-    """
-    if isinstance(parts[0], dict):
-        return {key: th.cat([part[key] for part in parts]) for key in parts[0]}  # type: ignore[index]
-    return th.cat(parts)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from stable_baselines3.common.utils import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forward.anchors import Anchors, pick
+from sb3_forward.anchors import Anchors
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
 from sb3_forward.evaluation import Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
@@ -39,6 +39,7 @@ from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+from sb3_forward.rows import pick
 from sb3_forward.validation import (
     ABOVE_ZERO,
     FINITE,

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.anchors import Anchors, join, pick
+from sb3_forward.anchors import Anchors
 from sb3_forward.latents import Latents
 from sb3_forward.phase import LEAST_ROWS
+from sb3_forward.rows import join, pick
 
 
 class Rows(NamedTuple):

@@ -18,6 +18,7 @@ from sb3_forward.finite import parameter_problem
 from sb3_forward.guided import LinearImage, guided, linear_image, standardise
 from sb3_forward.latents import Latents
 from sb3_forward.network import HiddenNetwork
+from sb3_forward.rows import count, join, pick
 
 # Rows per forward pass of a block: bounds the memory of its activations
 BATCH_ROWS = 512
@@ -109,21 +110,21 @@ class HiddenPhase:
         return latents
 
     def _train_block(self, block: Block, inputs: Activations, signal: th.Tensor | None) -> None:
-        rows, coef = count(inputs), 0.0 if signal is None else self.objective.guidance_coef
+        rows = count(inputs)
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
         explained: th.Tensor | float = math.nan
         for _ in range(self.epochs):
             image = None
-            if signal is not None and coef > 0:
+            if signal is not None and self.objective.guidance_coef > 0:
                 image = image_of(self._outputs(block, inputs), signal)
                 explained = image.explained
             self.network.policy.set_training_mode(True)
             for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                 if len(part) >= LEAST_ROWS:
-                    batch = pick_rows(inputs, part)
+                    batch = pick(inputs, part)
                     own = None if signal is None else signal[part]
-                    steps.append(block.local_step(batch, self._objective(batch, own, image, coef), self.max_grad_norm))
+                    steps.append(block.local_step(batch, self._objective(batch, own, image), self.max_grad_norm))
             self.network.policy.set_training_mode(False)
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
@@ -132,7 +133,7 @@ class HiddenPhase:
             )
 
     def _objective(
-        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None, coef: float
+        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None
     ) -> Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]:
         """The local loss of a minibatch, from a block's outputs (B, d) to its value and its gradient (B, d)."""
 
@@ -140,7 +141,7 @@ class HiddenPhase:
             if image is None or signal is None:
                 return self.objective.unguided(as_matrix(inputs), outputs)
             loss, gradient = guided(outputs, signal, image)
-            if coef < 1:
+            if (coef := self.objective.guidance_coef) < 1:
                 own_loss, own_gradient = self.objective.unguided(as_matrix(inputs), outputs)
                 loss, gradient = own_loss.lerp(loss, coef), own_gradient.lerp(gradient, coef)
             return loss, gradient
@@ -149,7 +150,7 @@ class HiddenPhase:
 
     def _outputs(self, block: Block, inputs: Activations) -> Activations:
         starts = range(0, count(inputs), BATCH_ROWS)
-        return join_rows([block.forward(pick_rows(inputs, slice(start, start + BATCH_ROWS))) for start in starts])
+        return join([block.forward(pick(inputs, slice(start, start + BATCH_ROWS))) for start in starts])
 
 
 def image_of(outputs: Activations, signal: th.Tensor) -> LinearImage:
@@ -176,41 +177,3 @@ def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> fl
     """
     change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
     return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()
-
-
-def count(activations: Activations) -> int:
-    """
-    :param activations: a tensor, or a dictionary or tuple of tensors
-    :return: how many rows it has
-    """
-    if isinstance(activations, th.Tensor):
-        return len(activations)
-    return len(next(iter(activations.values())) if isinstance(activations, dict) else activations[0])
-
-
-def pick_rows(activations: Activations, rows: th.Tensor | slice) -> Activations:
-    """
-    :param activations: a tensor, or a dictionary or tuple of tensors
-    :param rows: indices, or a range
-    :return: these rows
-    """
-    if isinstance(activations, th.Tensor):
-        return activations[rows]
-    if isinstance(activations, dict):
-        return {key: value[rows] for key, value in activations.items()}
-    return tuple(value[rows] for value in activations)
-
-
-def join_rows(parts: list[Activations]) -> Activations:
-    """
-    :param parts: activations of the same kind, at least one
-    :return: all their rows in one
-    """
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, th.Tensor):
-        return th.cat(parts)  # type: ignore[arg-type]
-    if isinstance(first, dict):
-        return {key: th.cat([part[key] for part in parts]) for key in first}  # type: ignore[call-overload,index]
-    return tuple(map(th.cat, zip(*parts, strict=True)))

@@ -16,7 +16,8 @@ from sb3_forward import ForwardPPO, phase
 from sb3_forward.blocks import Activations, Block, as_matrix
 from sb3_forward.guided import linear_image, standardise
 from sb3_forward.heads import CachedRollout, Heads
-from sb3_forward.phase import HiddenPhase, LocalObjective, count, join_rows, pick_rows
+from sb3_forward.phase import HiddenPhase, LocalObjective
+from sb3_forward.rows import count, join, pick
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
 from tests.test_run import BatchNormExtractor
 from tests.updates import SharedLayer, permutation, watched_update
@@ -354,13 +355,13 @@ def test_rows_of_whatever_flows_between_blocks() -> None:
     matrix = th.arange(12.0).view(6, 2)
     for activations in (matrix, {"a": matrix, "b": 2 * matrix}, (matrix, 2 * matrix)):
         assert count(activations) == 6
-        parts = [pick_rows(activations, slice(0, 4)), pick_rows(activations, th.tensor([4, 5]))]
+        parts = [pick(activations, slice(0, 4)), pick(activations, th.tensor([4, 5]))]
         assert [count(part) for part in parts] == [4, 2]
-        joined = join_rows(parts)
+        joined = join(parts)
         assert type(joined) is type(activations)
         assert th.equal(as_matrix(joined), as_matrix(activations))
-        assert th.equal(as_matrix(pick_rows(activations, th.tensor([5, 0]))), as_matrix(activations)[[5, 0]])
-        assert join_rows(parts[:1]) is parts[0]
+        assert th.equal(as_matrix(pick(activations, th.tensor([5, 0]))), as_matrix(activations)[[5, 0]])
+        assert join(parts[:1]) is parts[0]
 
 
 # === Layers learn ===

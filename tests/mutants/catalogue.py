@@ -311,26 +311,26 @@ MUTANTS = [
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
     Mutant(
         PHASE,
-        "            image = None\n            if signal is not None and coef > 0:",
-        "            image = image if steps else None\n            if signal is not None and coef > 0 and image is None:",
+        "            image = None\n            if signal is not None and self.objective.guidance_coef > 0:",
+        "            image = image if steps else None\n            if signal is not None and self.objective.guidance_coef > 0 and image is None:",
         "image fitted once",
     ),
     Mutant(
         PHASE,
         "image_of(self._outputs(block, inputs), signal)",
-        "image_of(pick_rows(self._outputs(block, inputs), slice(self.batch_size)), signal[: self.batch_size])",
+        "image_of(pick(self._outputs(block, inputs), slice(self.batch_size)), signal[: self.batch_size])",
         "image fitted to some rows",
     ),
     Mutant(PHASE, "own_loss.lerp(loss, coef)", "own_loss.lerp(loss, 1 - coef)", "loss by one minus the coefficient"),
     Mutant(PHASE, "own_gradient.lerp(gradient, coef)", "own_gradient.lerp(gradient, 1 - coef)", "one minus the coefficient"),
-    Mutant(PHASE, "if coef < 1:", "if False:", "guided alone"),
+    Mutant(PHASE, "if (coef := self.objective.guidance_coef) < 1:", "if (coef := 1.0) < 1:", "guided alone"),
     Mutant(
         PHASE,
         "(DISPARITIES[self.disparity](Configuration(inputs).distances))",
         "(Configuration(inputs).distances)",
         "no disparity",
     ),
-    Mutant(PHASE, "batch = pick_rows(inputs, part)", "batch = pick_rows(inputs, slice(len(part)))", "the first rows alone"),
+    Mutant(PHASE, "batch = pick(inputs, part)", "batch = pick(inputs, slice(len(part)))", "the first rows alone"),
     Mutant(PHASE, "th.randperm(rows, device", "th.arange(rows, device", "rows not shuffled", found_by="phases"),
     Mutant(PHASE, "for _ in range(self.epochs):", "for _ in range(1):", "one pass"),
     Mutant(PHASE, ".split(min(self.batch_size, rows))", ".split(rows)", "one minibatch"),
@@ -339,9 +339,7 @@ MUTANTS = [
     ),
     Mutant(PHASE, "LEAST_ROWS = 3", "LEAST_ROWS = 2", "pairs matched", found_by="phases"),
     Mutant(PHASE, "if len(part) >= LEAST_ROWS:", "if len(part) > LEAST_ROWS:", "three rows not matched", found_by="phases"),
-    Mutant(
-        PHASE, "image, coef), self.max_grad_norm))", "image, coef), 1e9))", "steps of blocks not clipped", found_by="phases"
-    ),
+    Mutant(PHASE, "image), self.max_grad_norm))", "image), 1e9))", "steps of blocks not clipped", found_by="phases"),
     Mutant(PHASE, "start + BATCH_ROWS)", "start + BATCH_ROWS - 1)", "the last row of a forward pass left out"),
     Mutant(
         PHASE,

@@ -1,0 +1,40 @@
+"""Rows of observations and of activations: one tensor or array, or a dictionary or tuple of such."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+def count(data: Any) -> int:
+    """
+    :param data: (N, ...)
+    :return: N
+    """
+    if isinstance(data, dict):
+        return len(next(iter(data.values())))
+    return len(data[0]) if isinstance(data, tuple) else len(data)
+
+
+def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...]) -> Any:
+    """
+    :param data: (N, ...)
+    :param rows: (B,) indices of the same kind, or a range
+    :return: these rows
+    """
+    if isinstance(data, dict):
+        return {key: value[rows] for key, value in data.items()}
+    return tuple(value[rows] for value in data) if isinstance(data, tuple) else data[rows]
+
+
+def join(parts: list[Any]) -> Any:
+    """
+    :param parts: tensors (N_i, ...), or dictionaries or tuples of such, all of the same kind; at least one
+    :return: all their rows in one
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, dict):
+        return {key: th.cat([part[key] for part in parts]) for key in first}
+    return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple) else th.cat(parts)
