@@ -312,7 +312,8 @@ MUTANTS = [
     Mutant(
         PHASE,
         "            image = None\n            if signal is not None and self.objective.guidance_coef > 0:",
-        "            image = image if steps else None\n            if signal is not None and self.objective.guidance_coef > 0 and image is None:",
+        "            image = image if steps else None\n"
+        "            if signal is not None and self.objective.guidance_coef > 0 and image is None:",
         "image fitted once",
     ),
     Mutant(
