@@ -136,7 +136,7 @@ def test_unknown_parameter(algorithm: Any) -> None:
 def test_non_finite_weights_of_a_block(algorithm: Any, guidance_coef: float, device: str) -> None:
     model = small_model(algorithm, guidance_coef=guidance_coef, device=device)
     model.learn(16)
-    model.network.critic.blocks[1].parameters[0].data[0, 0] = np.nan
+    model.policy.mlp_extractor.value_net[2].weight.data[0, 0] = np.nan
     before = {name: value.clone() for name, value in model.policy.state_dict().items() if not name.startswith("mlp_extractor")}
     with pytest.raises(ValueError, match=r"value_net\.2\.weight.* is not finite"):
         model.train()

@@ -260,9 +260,8 @@ def test_the_image_is_fitted_to_all_rows_before_every_pass(
     for outputs, signal, made in fitted:
         block, _, before = steps[made]
         if block.name not in inputs:
-            inputs[block.name] = model.network.actor.blocks[0].forward(observations)
-            if block.role == "critic":
-                inputs[block.name] = model.network.critic.blocks[0].forward(observations)
+            (below,) = (other for other in model.network.blocks if other.name == f"{block.role}.0")
+            inputs[block.name] = below.forward(observations)
         th.testing.assert_close(outputs, before(inputs[block.name]), rtol=1e-4, atol=1e-5)
         th.testing.assert_close(signal, standardise(guidance[block.role]))
         # What is recorded is that of the last pass

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,122 @@ class ResidualExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return observations + self.inner(observations)
+
+
+class GuideCnn(BaseFeaturesExtractor):
+    """The CNN of SB3's guide."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 16)
+        channels = observation_space.shape[0]
+        self.cnn = nn.Sequential(nn.Conv2d(channels, 4, 8, 4), nn.ReLU(), nn.Conv2d(4, 4, 4, 2), nn.ReLU(), nn.Flatten())
+        with th.no_grad():
+            width = self.cnn(th.zeros(1, *observation_space.shape)).shape[1]
+        self.linear = nn.Sequential(nn.Linear(width, 16), nn.ReLU())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.linear(self.cnn(observations))
+
+
+class Layers(BaseFeaturesExtractor):
+    """Two layers; subclasses say how they are run."""
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, 8)
+        self.first, self.second = nn.Linear(get_flattened_obs_dim(observation_space), 8), nn.Linear(8, 8)
+        self.activation, self.scale = nn.ReLU(), nn.Parameter(th.ones(8))
+
+
+class Functional(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = nn.functional.relu(self.first(observations.view(observations.size(0), -1)))
+        return th.tanh(nn.functional.linear(hidden, self.second.weight, self.second.bias)) * self.scale
+
+
+class ReusedActivation(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.activation(self.second(self.activation(self.first(observations))))
+
+
+class Residual(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.activation(self.first(observations))
+        return hidden + self.activation(self.second(hidden))
+
+
+class InPlace(Layers):
+    """Writes to its observations."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.second(self.first(observations.mul_(2.0)).relu_())
+
+
+class Normalised(Layers):
+    """A size that is asked for before the first layer, and used after it."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        rows = observations.shape[0]
+        return self.second(self.activation(self.first(observations)).reshape(rows, -1))
+
+
+class Attention(Layers):
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space)
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        tokens = self.first(observations).reshape(-1, 4, 2)
+        attended, _ = self.attention(tokens, tokens, tokens)
+        return self.second(attended.flatten(1))
+
+
+class Recurring(Layers):
+    """A layer that is used twice, with another one between."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.second(self.first(observations))
+        return self.second(th.tanh(hidden))
+
+
+class Conditional(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.first(observations)
+        return self.second(hidden if hidden.mean() > 0 else -hidden)
+
+
+class OtherInTraining(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = nn.functional.dropout(self.first(observations), 0.5, self.training)
+        return self.second(hidden)
+
+
+class Transposed(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return th.addmm(self.second.bias, self.first(observations).T.contiguous().T, self.second.weight.T)
+
+
+class ColumnsFirst(Layers):
+    """Hands a transposed matrix from layer to layer."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return (self.second.weight @ self.first(observations).T).T
+
+
+class Noisy(Layers):
+    """Says something else each time."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.second(self.first(observations) + th.randn(8))
+
+
+class Hooked(Layers):
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space)
+        self.net = nn.Sequential(self.first, self.second)
+        self.net.register_forward_hook(lambda module, inputs, output: 0.5 * output)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.net(observations)
 
 
 class SubclassedCnn(NatureCNN):
@@ -109,13 +226,31 @@ POLICIES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "residual": (
         lambda: make_policy(net_arch=[8], features_extractor_class=ResidualExtractor),
-        ["extractor", "actor", "critic"],
+        ["extractor.0", "extractor.1", "actor", "critic"],
     ),
-    "own mlp": (lambda: make_policy(OwnMlpPolicy), ["mlp_extractor"]),
+    "own mlp": (lambda: make_policy(OwnMlpPolicy), ["actor", "critic"]),
     "own mlp, separate": (
         lambda: make_policy(OwnMlpPolicy, features_extractor_class=ResidualExtractor, share_features_extractor=False),
-        ["actor_extractor", "critic_extractor", "mlp_extractor"],
+        ["actor_extractor.0", "actor_extractor.1", "critic_extractor.0", "critic_extractor.1", "actor", "critic"],
     ),
+}
+
+# Extractor, the blocks that it is split into, and what is warned of
+EXTRACTORS: dict[type[BaseFeaturesExtractor], tuple[list[int], str | None]] = {
+    GuideCnn: ([2, 2, 2], None),
+    Functional: ([2, 3], None),
+    ReusedActivation: ([2, 2], None),
+    Residual: ([2, 2], None),
+    InPlace: ([2, 2], None),
+    Normalised: ([2, 2], None),
+    Attention: ([2, 4, 2], None),
+    ColumnsFirst: ([5], "no rows in its first dimension"),
+    Transposed: ([2, 2], None),
+    Recurring: ([2, 2], "used again"),
+    Conditional: ([5], "could not be split"),
+    OtherInTraining: ([5], "something else in training"),
+    Noisy: ([5], "could not be split"),
+    Hooked: ([4], "it has hooks"),
 }
 
 
@@ -174,15 +309,69 @@ class TiedPolicy(ForwardPolicy):
         self.mlp_extractor.value_net[0].weight = self.mlp_extractor.policy_net[0].weight
 
 
-@pytest.mark.parametrize(
-    ("policy_class", "message"),
-    [(StrayParameterPolicy, r"'temperature'.*no block"), (TiedPolicy, r"actor\.0 and in critic\.0")],
-)
-def test_every_parameter_in_exactly_one_place(policy_class: type[ForwardPolicy], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small_model(ForwardPPO, policy_class)
+def test_every_parameter_in_exactly_one_place() -> None:
+    with pytest.raises(ValueError, match=r"'temperature'.*no block"):
+        small_model(ForwardPPO, StrayParameterPolicy)
     # As a backpropagation baseline any policy trains
-    small_model(ForwardPPO, policy_class, hidden_training="backprop").learn(16)
+    small_model(ForwardPPO, StrayParameterPolicy, hidden_training="backprop").learn(16)
+
+
+def test_weights_that_actor_and_critic_share_are_one_block() -> None:
+    """Both guide it."""
+    with pytest.warns(UserWarning, match=r"'policy.mlp_extractor.value_net.0' are used again"):
+        model = small_model(ForwardPPO, TiedPolicy)
+    weight = model.policy.mlp_extractor.policy_net[0].weight
+    (role,) = {block.role for block in model.network.blocks if any(own is weight for own in block.parameters)}
+    assert role == "shared"
+    before = weight.clone()
+    model.learn(16)
+    assert not th.equal(before, weight)
+
+
+def test_a_module_that_both_extractors_have_is_one_block() -> None:
+    """It is run once, guided by both, and nothing is warned of."""
+
+    class Encoder(BaseFeaturesExtractor):
+        inner = nn.Sequential(nn.Linear(get_flattened_obs_dim(VECTOR), 8), nn.Tanh())
+
+        def __init__(self, observation_space: gym.Space) -> None:
+            super().__init__(observation_space, 8)
+            self.encoder = self.inner
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            return self.encoder(observations)
+
+    policy = make_policy(net_arch=[8], features_extractor_class=Encoder, share_features_extractor=False)
+    network = HiddenNetwork(policy)
+    assert [(block.name, block.role) for block in network.blocks] == [
+        ("actor_extractor", "shared"),
+        ("actor", "actor"),
+        ("critic", "critic"),
+    ]
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS)
+def test_extractors_are_split_at_their_layers(extractor: type[BaseFeaturesExtractor]) -> None:
+    """However their ``forward`` runs them; all blocks together say what the policy says, and learn."""
+    parameters, message = EXTRACTORS[extractor]
+    policy_class, space = (ForwardCnnPolicy, IMAGE) if extractor is GuideCnn else (ForwardPolicy, VECTOR)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        policy = make_policy(policy_class, space, net_arch=[], features_extractor_class=extractor)
+        network = HiddenNetwork(policy)
+    assert [len(block.parameters) for block in network.blocks] == parameters
+    assert ["extractor" in block.name and block.role == "shared" for block in network.blocks] == [True] * len(parameters)
+    assert len(caught) == (message is not None)
+    assert all(str(message) in str(warning.message) for warning in caught)
+    policy.set_training_mode(False)
+    batch = policy.obs_to_tensor(np.stack([space.sample() for _ in range(6)]))[0]
+    with th.no_grad():
+        th.manual_seed(0)
+        latent = network.latents(batch)[0]
+        kept = batch.clone()
+        th.manual_seed(0)
+        th.testing.assert_close(latent, policy.extract_features(batch.clone()))
+    assert th.equal(batch, kept)
 
 
 def test_frozen_parameters_are_nobodys() -> None:

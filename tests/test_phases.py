@@ -127,10 +127,11 @@ def test_hidden_layers_are_in_training_mode_while_they_learn(monkeypatch: pytest
 
     model = small_model(ForwardPPO)
     layer = model.policy.mlp_extractor.policy_net[0]
+    learning = False
     layer.__class__ = Layer
     model._find_blocks()
+    modes.clear()
     local_step, head_step = Block.local_step, Heads.step
-    learning = False
 
     def watched(self: Block, *args: Any) -> Any:
         nonlocal learning

@@ -87,6 +87,7 @@ GUIDED = "guided.py"
 HEADS = "heads.py"
 LATENTS = "latents.py"
 NETWORK = "network.py"
+SPLITTING = "splitting.py"
 ON_POLICY = "on_policy.py"
 PENDING = "pending.py"
 PHASE = "phase.py"
@@ -130,6 +131,91 @@ RUN_THEN_TRAIN = """\
 """
 
 MUTANTS = [
+    # === Cutting the network ===
+    Mutant(
+        SPLITTING,
+        "numbers[node] = max(below)",
+        "numbers[node] = min(below)",
+        "what joins two goes to the lower",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        "isinstance(root.get_submodule(str(node.target)), nn.LayerNorm)",
+        "False",
+        "a LayerNorm starts a block",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        "if _starts(root, node, parameters) or (below and joins):",
+        "if _starts(root, node, parameters):",
+        "branches joined in the last one's block",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        "[value.clone() for value in values] if self.spared else values",
+        "values",
+        "inputs written to",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        'role = next(iter(roles)) if len(roles) == 1 else "shared"',
+        "role = sorted(roles)[0]",
+        "shared blocks guided by the actor alone",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING, "        if modes[0] != modes[1]:\n", "        if False:\n", "training taken for rest", found_by="network"
+    ),
+    Mutant(
+        SPLITTING,
+        "if crosses and [_rows(value[node]) for value in values] != list(ROWS):",
+        "if False:",
+        "columns for rows",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        "if not all(_is_true(root, found, rows) for rows in observations):",
+        "if False:",
+        "parts not tried",
+        found_by="network",
+    ),
+    Mutant(
+        SPLITTING,
+        '    opaque.update({module: "it has hooks"',
+        '    ({module: "it has hooks"',
+        "hooks left out",
+        found_by="network",
+    ),
+    Mutant(SPLITTING, "    _use_once(root, graph)\n", "", "shared modules run twice", found_by="network"),
+    Mutant(SPLITTING, "            merge(*sorted((owner, numbers[node])))\n", "", "weights in two blocks", found_by="network"),
+    Mutant(SPLITTING, "for user in list(node.users)[1:]:", "for user in []:", "sizes handed on", found_by="network"),
+    Mutant(
+        SPLITTING,
+        "return layer or module in",
+        "return module in",
+        "layers of one's own traced",
+        found_by="phases",
+    ),
+    Mutant(
+        SPLITTING,
+        "    if not keeps_extraction(policy):\n        return observations\n",
+        "",
+        "preprocessed twice",
+        found_by="network",
+    ),
+    Mutant(
+        NETWORK,
+        "[id(module), *module._forward_hooks, *module._forward_pre_hooks]",
+        "[id(module)]",
+        "new hooks not seen",
+        found_by="network",
+    ),
+    Mutant(NETWORK, "found += [id(module), ", "found += [0, ", "exchanged modules not seen", found_by="network"),
     # === The order of things, and what goes where ===
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, HEADS_LAST + HIDDEN + VALUES, "head phase before the hidden phase"),
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
