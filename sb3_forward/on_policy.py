@@ -183,14 +183,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _prepare_optimizers(self) -> None:
         """Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date."""
+        group = self.policy.optimizer.param_groups[0]
         if not self.network.is_current(self.policy):
             self._find_blocks()
+            for name in ("pending", "values"):
+                group.pop(name, None)  # what is kept there are features of another network
         self._update_learning_rate(self.policy.optimizer)
         self.heads.set_learning_rates(self._head_learning_rate(), self._spread_learning_rate())
         # `policy.optimizer` never steps: it holds the state of every block's optimizer, keyed by parameter as SB3 lays it
         # out, so that models save, load and exchange their parameters with SB3's own A2C and PPO.
         self.heads.optimizer.state = self.policy.optimizer.state
-        group = self.policy.optimizer.param_groups[0]
         self.anchors = Anchors(group.setdefault("anchors", {}))
         if self.pending.state is not (waiting := group.setdefault("pending", [])):
             self.pending = Pending(waiting, self.local_interval)

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_forward import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
 from sb3_forward.network import HiddenNetwork
-from tests.envs import ACTIONS, IMAGE, OBSERVATIONS, VECTOR, small_model
+from tests.envs import ACTIONS, ALGORITHMS, IMAGE, OBSERVATIONS, VECTOR, small_model
 
 
 def make_policy(
@@ -378,6 +378,38 @@ def test_frozen_parameters_are_nobodys() -> None:
     policy = make_policy(net_arch=[8, 8])
     policy.mlp_extractor.policy_net.requires_grad_(False)
     assert block_names(policy) == ["critic.0", "critic.1"]
+
+
+@pytest.mark.parametrize("change", ["activation", "hook", "frozen extractor"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_exchanged_after_construction_is_what_is_trained(algorithm: Any, change: str) -> None:
+    """No trainable parameter changes by it; what was kept of other features is forgotten."""
+
+    class Frozen(BaseFeaturesExtractor):
+        def __init__(self, observation_space: gym.Space) -> None:
+            super().__init__(observation_space, get_flattened_obs_dim(observation_space))
+            self.inner = nn.Sequential(nn.Linear(self.features_dim, self.features_dim), nn.Tanh()).requires_grad_(False)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            return self.inner(observations)
+
+    model = small_model(algorithm, n_steps=16, local_interval=64).learn(32)
+    assert (model.pending.rows, model.heads.memory.rows > 0) == (32, True)
+    if change == "activation":
+        model.policy.mlp_extractor.value_net[1] = nn.ReLU()
+    elif change == "hook":
+        model.policy.mlp_extractor.value_net[1].register_forward_hook(lambda module, inputs, output: 0.5 * output)
+    else:
+        extractor = Frozen(model.observation_space)
+        for name in ("features_extractor", "pi_features_extractor", "vf_features_extractor"):
+            setattr(model.policy, name, extractor)
+    model.learn(16, reset_num_timesteps=False)
+    # Nor are the steps of this rollout known by features of the network as it is
+    assert (model.pending.rows, model.heads.memory.rows) == (16, 0)
+    observations = model.policy.obs_to_tensor(np.stack([model.observation_space.sample() for _ in range(4)]))[0]
+    with th.no_grad():
+        values = model.policy.value_net(model.network.latents(observations)[1])
+        th.testing.assert_close(values, model.policy.predict_values(observations))
 
 
 def test_blocks_follow_a_changed_policy() -> None:

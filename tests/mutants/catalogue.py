@@ -215,6 +215,13 @@ MUTANTS = [
         "new hooks not seen",
         found_by="network",
     ),
+    Mutant(
+        ON_POLICY,
+        'for name in ("pending", "values"):',
+        "for name in ():",
+        "features of another network kept",
+        found_by="network",
+    ),
     Mutant(NETWORK, "found += [id(module), ", "found += [0, ", "exchanged modules not seen", found_by="network"),
     # === The order of things, and what goes where ===
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, HEADS_LAST + HIDDEN + VALUES, "head phase before the hidden phase"),
