@@ -1,8 +1,6 @@
 """What the blocks of a policy make of some observations, looked at without a trace in its training."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch as th
@@ -14,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from sb3_forward.blocks import Activations, Block, as_matrix
 from sb3_forward.features import dead_share, distortion, effective_rank, saturated_share, singular_values
 from sb3_forward.network import HiddenNetwork
+from sb3_forward.splitting import at_rest
 
 # Activations with a lower and an upper bound that they come near to, but cannot pass
 BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
@@ -90,23 +89,9 @@ def record(policy: nn.Module, observations: PyTorchObs) -> list[Recording]:
             recordings.append(Recording(block, as_matrix(inputs), as_matrix(outputs)))
         return outputs
 
-    with th.no_grad(), _at_rest(network.policy):
+    with th.no_grad(), at_rest(network.policy):
         network.latents(observations, keep)
     return recordings
-
-
-@contextmanager
-def _at_rest(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Dropout off and statistics of BatchNorm at rest; a module of the user's own may even draw random numbers."""
-    modes = {module: module.training for module in policy.modules()}
-    devices = [policy.device] if policy.device.type == "cuda" else []
-    policy.set_training_mode(False)
-    try:
-        with th.random.fork_rng(devices):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _layers(block: Block) -> list[nn.Module]:

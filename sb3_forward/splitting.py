@@ -9,7 +9,8 @@ next. What cannot be traced is one block: never silently left untrained.
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,24 +210,40 @@ def cut(policy: ActorCriticPolicy) -> Cut:
     """
     Cut the network of a policy at its layers, and warn of what is not.
 
-    :param policy: the policy; its mode of training is left as it is
+    :param policy: the policy; it is left as it was
     :return: the network in parts
     """
-    root, training = Root(policy), policy.training
+    root = Root(policy)
     opaque: dict[nn.Module, str] = {}
     if root.whole is not None:
         opaque[root.whole] = "the policy has an `extract_features` of its own"
     # No graph would call the hooks of a module that it is traced into
     opaque.update({module: "it has hooks" for module in root.modules() if hooked(module) and list(module.children())})
     observations = [sample(policy, rows) for rows in ROWS]
-    try:
-        with th.random.fork_rng([policy.device] if policy.device.type == "cuda" else []), th.no_grad():
-            while isinstance(found := _attempt(root, observations, opaque), Fault):
-                opaque[_blamed(root, found, opaque)] = found.reason
-    finally:
-        policy.set_training_mode(training)
+    with at_rest(policy), th.no_grad():
+        while isinstance(found := _attempt(root, observations, opaque), Fault):
+            opaque[_blamed(root, found, opaque)] = found.reason
     _warn(root, found, opaque)
     return found
+
+
+@contextmanager
+def at_rest(policy: ActorCriticPolicy) -> Iterator[None]:
+    """
+    Dropout off and statistics of BatchNorm at rest. What is done meanwhile leaves no trace in the modes of the modules, nor in
+    PyTorch's random generators: a module of the user's own may even draw random numbers.
+
+    :param policy: the policy
+    """
+    modes = {module: module.training for module in policy.modules()}
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    policy.set_training_mode(False)
+    try:
+        with th.random.fork_rng(devices):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class Fault(NamedTuple):
