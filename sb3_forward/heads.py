@@ -22,6 +22,7 @@ from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents, joined
+from sb3_forward.splitting import hooked
 from sb3_forward.whitening import Basis, Whitening
 
 # The heads that map features: of the actor, and of the critic
@@ -77,12 +78,19 @@ class Heads:
         # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
         # Only a linear head can be whitened and refitted; a user's own head is trained as it is
-        self.linear_heads = [name for name in MAPS if _is_linear(getattr(policy, name))]
+        self.linear_heads = [name for name in MAPS if self._is_linear(getattr(policy, name))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads
         self.memory = Memory({})
         self.forget()
-        self.closed_form = len(self.linear_heads) == 2 and closed_form.applies(policy)
+        spread_is_trained = self.spread is None or any(self.spread is own for own in self.parameters)
+        self.closed_form = len(self.linear_heads) == 2 and spread_is_trained and closed_form.applies(policy)
+
+    def _is_linear(self, head: nn.Module) -> bool:
+        """Whether a head is a plain linear map that is trained as a whole: nothing else makes its weights or its outputs."""
+        own = dict(head.named_parameters())
+        trained = set(map(id, own.values())) <= set(map(id, self.parameters))
+        return type(head) is nn.Linear and own.keys() == {"weight", "bias"} and trained and not hooked(head)
 
     def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
         """
@@ -408,10 +416,6 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
         return improved + advantages[:, None] * score
     variance = distribution.distribution.variance.detach()
     return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
-
-
-def _is_linear(head: nn.Module) -> bool:
-    return type(head) is nn.Linear and head.bias is not None and all(p.requires_grad for p in head.parameters())
 
 
 def _joined(parts: tuple[th.Tensor, ...]) -> th.Tensor:

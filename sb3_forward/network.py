@@ -43,9 +43,14 @@ class HiddenNetwork:
         self.policy = policy
         _check_places(policy)
         self._cut = cut(policy)
-        self._steps = [_block(part) for part in self._cut.parts]
+        trained = _trained(policy)
+        self._steps = [_block(part, trained) for part in self._cut.parts]
         self.blocks = [block for block in self._steps if block.parameters]
-        self.head_parameters = _head_parameters(policy)
+        self.head_parameters = [
+            parameter
+            for name, parameter in policy.named_parameters()
+            if name.split(".")[0] in HEADS and id(parameter) in trained
+        ]
         self._modules = list(policy.modules())  # as long as they are held, no other module has the identity of one of them
         self._found = _fingerprint(policy)
 
@@ -76,8 +81,9 @@ class HiddenNetwork:
 
 def _check_places(policy: ActorCriticPolicy) -> None:
     """Below the heads, what no operation reads stays as it is: as under SB3, which finds no gradient for it."""
+    trained = _trained(policy)
     for name, parameter in policy.named_parameters():
-        if parameter.requires_grad and name.split(".")[0] not in (*HIDDEN, *HEADS):
+        if id(parameter) in trained and name.split(".")[0] not in (*HIDDEN, *HEADS):
             raise ValueError(
                 f"Parameter {name!r} of {type(policy).__name__} is in no block and in no head: what it belongs to is neither "
                 f"known to be a hidden layer nor a head ({', '.join(HEADS)}). Put hidden layers into the features extractor "
@@ -85,10 +91,17 @@ def _check_places(policy: ActorCriticPolicy) -> None:
             )
 
 
-def _block(part: Part) -> Block:
+def _trained(policy: nn.Module) -> set[int]:
+    """Identities of what SB3 would train: what `policy.optimizer` was given, less what is frozen."""
+    groups: list[dict[str, Any]] = policy.optimizer.param_groups  # type: ignore[union-attr, assignment]
+    return {id(parameter) for group in groups for parameter in group["params"] if parameter.requires_grad}
+
+
+def _block(part: Part, trained: set[int]) -> Block:
     # A plain chain of modules with one input is called as it is: what its layers are can be seen
     plain = isinstance(part.module, nn.Sequential) and not part.spared
-    return Block(part.name, part.role, part.module if plain else part.forward, part.parameters)
+    own = [parameter for parameter in part.parameters if id(parameter) in trained]
+    return Block(part.name, part.role, part.module if plain else part.forward, own)
 
 
 def _layers(block: Block) -> str:
@@ -98,17 +111,12 @@ def _layers(block: Block) -> str:
 
 
 def _fingerprint(policy: nn.Module) -> list[int]:
-    """Which modules and hooks, and which trainable parameters a policy has."""
+    """Which modules and hooks a policy has, and which parameters are trained."""
     # `policy.parameters()` would do, but takes several times as long, and every update asks
-    found, modules = [], [policy]
+    found, modules = sorted(_trained(policy)), [policy]
     while modules:
         module = modules.pop()
         found += [id(module), *module._forward_hooks, *module._forward_pre_hooks]
         found += [id(own) for own in module._parameters.values() if own is not None and own.requires_grad]
         modules += [child for child in module._modules.values() if child is not None]
     return found
-
-
-def _head_parameters(policy: ActorCriticPolicy) -> list[nn.Parameter]:
-    named = policy.named_parameters()
-    return [parameter for name, parameter in named if name.split(".")[0] in HEADS and parameter.requires_grad]

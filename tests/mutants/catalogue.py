@@ -718,7 +718,7 @@ MUTANTS = [
     Mutant(
         HEADS,
         "[[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]",
-        "[[p for p in self.parameters if p not in critic or not _is_linear(policy.value_net)], []]",
+        "[[p for p in self.parameters if p not in critic or not self._is_linear(policy.value_net)], []]",
         "the critic's errors shrink the actor's step",
         found_by="heads",
     ),

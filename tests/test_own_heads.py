@@ -1,0 +1,105 @@
+"""Heads that are more than a linear layer, and those exchanged in a built model: trained as under SB3."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch as th
+from stable_baselines3 import PPO
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from sb3_forward import ForwardPolicy, ForwardPPO
+from tests.envs import ALGORITHMS, small_model
+
+
+def parameters_of(model: Any) -> dict[str, th.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
+
+
+def moved(model: Any, before: dict[str, th.Tensor]) -> set[str]:
+    return {name for name, parameter in model.policy.named_parameters() if not th.equal(parameter, before[name])}
+
+
+def changed(change: Callable[[nn.Module], object]) -> type[ForwardPolicy]:
+    """A policy, the heads of which are built in another way."""
+
+    class Policy(ForwardPolicy):
+        def _build(self, lr_schedule: Any) -> None:
+            super()._build(lr_schedule)
+            change(self.action_net)
+            change(self.value_net)
+            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    return Policy
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "weight_norm": weight_norm,
+    "parametrised": parametrizations.weight_norm,
+    "spectral_norm": spectral_norm,
+    "pruned": lambda head: prune.random_unstructured(head, "weight", 0.5),
+    "hooked": lambda head: head.register_forward_hook(lambda module, inputs, output: 0.25 * output),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_heads_that_something_else_makes_are_trained(algorithm: Any, change: str) -> None:
+    model = small_model(algorithm, changed(CHANGES[change]), n_steps=32, local_interval=1)
+    before = parameters_of(model)
+    model.learn(64)
+    assert moved(model, before) == before.keys()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_what_acted_is_what_is_trained(actions: str, change: str) -> None:
+    """Before the first step the policy is the one that collected the rollout: nothing has diverged."""
+    model = small_model(
+        ForwardPPO, changed(CHANGES[change]), actions, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen"
+    )
+    model.policy.action_net.bias.data.normal_()
+    assert model.learn(32).logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+WRAPS: dict[str, Callable[[Any], object]] = {
+    "action head": lambda policy: setattr(policy, "action_net", nn.Sequential(policy.action_net, nn.Tanh())),
+    "value head": lambda policy: setattr(policy, "value_net", nn.Sequential(policy.value_net, nn.Softplus())),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_heads_wrapped_in_a_built_model(algorithm: Any, wrap: str) -> None:
+    model = small_model(algorithm, actions="Box", n_steps=32, local_interval=1).learn(32)
+    WRAPS[wrap](model.policy)
+    before = parameters_of(model)
+    model.learn(32, reset_num_timesteps=False)
+    assert moved(model, before) == before.keys()
+
+
+EXCHANGES: dict[str, Callable[[Any], object]] = {
+    "action_net": lambda policy: setattr(policy, "action_net", nn.Linear(64, policy.action_net.out_features)),
+    "value_net": lambda policy: setattr(policy, "value_net", nn.Linear(64, 1)),
+    "log_std": lambda policy: setattr(policy, "log_std", nn.Parameter(policy.log_std.detach() - 0.5)),
+}
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_what_the_optimizer_does_not_have_stays_as_it_is(exchange: str) -> None:
+    """As under SB3, where `policy.optimizer` still has the old one; and the model can be saved."""
+    found = {}
+    for algorithm in (PPO, ForwardPPO):
+        kwargs = {} if algorithm is PPO else {"local_interval": 1}
+        model = small_model(
+            ForwardPPO, actions="Box", n_steps=32, hidden_training="backprop" if algorithm is PPO else "local", **kwargs
+        )
+        model.learn(32)
+        EXCHANGES[exchange](model.policy)
+        before = parameters_of(model)
+        model.learn(64, reset_num_timesteps=False)
+        model.save(io.BytesIO())
+        found[algorithm] = {name for name in before.keys() - moved(model, before) if name.startswith(exchange)}
+    assert found[ForwardPPO] == found[PPO] != set()
