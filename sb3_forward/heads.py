@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
-from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
@@ -315,7 +315,9 @@ class Heads:
         if self.closed_form:
             return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else None
         distribution = self.policy._get_action_dist_from_latent(features).distribution
-        return distribution.stddev.mean(dim=0) if isinstance(distribution, Normal) else None
+        # A head that gives more than means speaks in units of its own
+        means = isinstance(distribution, Normal) and distribution.mean.shape[1] == self.policy.action_net.out_features
+        return distribution.stddev.mean(dim=0) if means else None
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
@@ -394,28 +396,43 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     :param latent_pi: (N, d_pi) top features of the actor
     :param actions: the actions taken
     :param advantages: (N,) of these, of about unit variance
-    :return: (N, k), k the number of outputs of the action head
+    :return: (N, k), k the number of outputs of the action head, of all its layers together where it gives no single tensor
     """
     if closed_form.applies(policy):
         return closed_form.improved_outputs(policy, latent_pi, actions, advantages)
-    outputs: list[th.Tensor] = []
+    outputs, distribution = _watched(policy, latent_pi, [policy.action_net])
+    if not outputs:
+        # The head gives no single tensor, or is not called itself: what its layers give
+        layers = [module for module in policy.action_net.modules() if module._parameters]
+        outputs, distribution = _watched(policy, latent_pi, layers)
+    with th.enable_grad():
+        log_prob = distribution.log_prob(actions).sum()
+    scores = th.autograd.grad(log_prob, outputs, allow_unused=True) if outputs else []
+    said = [(output.detach(), score) for output, score in zip(outputs, scores, strict=True) if score is not None]
+    if not said:
+        return advantages[:, None]  # nothing is known of such a head: rows are told apart by what came of them
+    improved, score = (th.cat(columns, dim=1) for columns in zip(*said, strict=True))
+    normal = distribution.distribution
+    if not isinstance(normal, Normal) or normal.mean.shape != improved.shape:
+        return improved + advantages[:, None] * score
+    variance = normal.variance.detach()
+    return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
 
-    def capture(module: nn.Module, inputs: Any, output: th.Tensor) -> th.Tensor:
-        outputs.append(output.detach().requires_grad_())
-        return outputs[0]
 
-    handle = policy.action_net.register_forward_hook(capture)
+def _watched(
+    policy: ActorCriticPolicy, latent_pi: th.Tensor, layers: Iterable[nn.Module]
+) -> tuple[list[th.Tensor], Distribution]:
+    """What layers of the action head give, nothing if it is not one vector a row; and the action distribution."""
+    outputs: list[Any] = []
+    handles = [layer.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for layer in layers]
     try:
         with th.enable_grad():
             distribution = policy._get_action_dist_from_latent(latent_pi.detach())
-            (score,) = th.autograd.grad(distribution.log_prob(actions).sum(), outputs[0])
     finally:
-        handle.remove()
-    improved = outputs[0].detach()
-    if not isinstance(distribution.distribution, Normal):
-        return improved + advantages[:, None] * score
-    variance = distribution.distribution.variance.detach()
-    return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
+        for handle in handles:
+            handle.remove()
+    vectors = all(isinstance(output, th.Tensor) and output.ndim == 2 and output.requires_grad for output in outputs)
+    return (outputs if vectors else []), distribution
 
 
 def _joined(parts: tuple[th.Tensor, ...]) -> th.Tensor:

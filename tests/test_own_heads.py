@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
+from sb3_forward.heads import improved_outputs
 from tests.envs import ALGORITHMS, small_model
 
 
@@ -62,6 +63,66 @@ def test_what_acted_is_what_is_trained(actions: str, change: str) -> None:
     )
     model.policy.action_net.bias.data.normal_()
     assert model.learn(32).logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+class OwnDistribution(ForwardPolicy):
+    """State-dependent standard deviations; subclasses say what the action head is."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        del self.log_std
+        self.action_net = self.head(self.mlp_extractor.latent_dim_pi)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def head(self, width: int) -> Any:
+        return nn.Linear(width, 4)
+
+    def spread(self, latent: th.Tensor) -> Any:
+        return self.action_net(latent).chunk(2, dim=1)
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+        mean, log_std = self.spread(latent_pi)
+        return self.action_dist.proba_distribution(mean, log_std.clamp(-3, 1))
+
+
+class ListOfHeads(OwnDistribution):
+    def head(self, width: int) -> Any:
+        return nn.ModuleList([nn.Linear(width, 2), nn.Linear(width, 2)])
+
+    def spread(self, latent: th.Tensor) -> Any:
+        heads: Any = self.action_net
+        return [head(latent) for head in heads]
+
+
+class TwoOutputs(OwnDistribution):
+    class Both(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.mean, self.log_std = nn.Linear(width, 2), nn.Linear(width, 2)
+
+        def forward(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            return self.mean(latent), self.log_std(latent)
+
+    def head(self, width: int) -> Any:
+        return self.Both(width)
+
+    def spread(self, latent: th.Tensor) -> Any:
+        return self.action_net(latent)
+
+
+@pytest.mark.parametrize("policy", [OwnDistribution, ListOfHeads, TwoOutputs])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_heads_of_several_outputs(algorithm: Any, policy: type[ForwardPolicy]) -> None:
+    """They are trained, and guide the layers below by all that they say."""
+    model = small_model(algorithm, policy, "Box", n_steps=32, local_interval=1)
+    before = parameters_of(model)
+    model.learn(64)
+    assert moved(model, before) == before.keys()
+    features = th.randn(8, 64)
+    guidance = improved_outputs(model.policy, features, th.randn(8, 2), th.zeros(8))
+    with th.no_grad():
+        expected = th.cat(list(model.policy.spread(features)), dim=1)
+    th.testing.assert_close(guidance, expected)
 
 
 WRAPS: dict[str, Callable[[Any], object]] = {
