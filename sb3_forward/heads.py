@@ -316,8 +316,9 @@ class Heads:
             return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else None
         distribution = self.policy._get_action_dist_from_latent(features).distribution
         # A head that gives more than means speaks in units of its own
-        means = isinstance(distribution, Normal) and distribution.mean.shape[1] == self.policy.action_net.out_features
-        return distribution.stddev.mean(dim=0) if means else None
+        if not isinstance(distribution, Normal) or distribution.mean.shape[1] != self.policy.action_net.out_features:
+            return None
+        return distribution.stddev.mean(dim=0)
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
