@@ -218,7 +218,9 @@ def cut(policy: ActorCriticPolicy) -> Cut:
     if root.whole is not None:
         opaque[root.whole] = "the policy has an `extract_features` of its own"
     # No graph would call the hooks of a module that it is traced into
-    opaque.update({module: "it has hooks" for module in root.modules() if hooked(module) and list(module.children())})
+    called = [policy.pi_features_extractor, policy.vf_features_extractor, policy.mlp_extractor]
+    containers = (module for part in called for module in part.modules() if list(module.children()))
+    opaque.update({module: "it has hooks" for module in containers if hooked(module)})
     observations = [sample(policy, rows) for rows in ROWS]
     with at_rest(policy), th.no_grad():
         while isinstance(found := _attempt(root, observations, opaque), Fault):

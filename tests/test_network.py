@@ -286,6 +286,16 @@ def test_one_block_holds_one_layer_and_all_up_to_the_next() -> None:
     assert [len(block.parameters) for block in network.blocks] == [3, 3]
 
 
+def test_hooks_of_the_policy_itself_are_no_matter() -> None:
+    """Collection of a rollout has such, and a callback may look at the blocks meanwhile."""
+    policy = make_policy()
+    policy.register_forward_hook(lambda module, inputs, output: output)
+    policy.action_net.register_forward_pre_hook(lambda module, inputs: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert block_names(policy) == ["actor.0", "actor.1", "critic.0", "critic.1"]
+
+
 def test_shared_blocks_are_visited_once() -> None:
     visits: list[str] = []
 
