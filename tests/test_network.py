@@ -311,6 +311,13 @@ class StrayParameterPolicy(ForwardPolicy):
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         self.temperature = nn.Parameter(th.ones(1))
+        self.optimizer.add_param_group({"params": [self.temperature]})
+
+
+class ParameterOfNobody(ForwardPolicy):
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.temperature = nn.Parameter(th.ones(1))
 
 
 class TiedPolicy(ForwardPolicy):
@@ -324,6 +331,9 @@ def test_every_parameter_in_exactly_one_place() -> None:
         small_model(ForwardPPO, StrayParameterPolicy)
     # As a backpropagation baseline any policy trains
     small_model(ForwardPPO, StrayParameterPolicy, hidden_training="backprop").learn(16)
+    # What the policy's optimizer was not given is trained by nobody, as under SB3
+    model = small_model(ForwardPPO, ParameterOfNobody).learn(16)
+    assert model.policy.temperature.item() == 1
 
 
 def test_weights_that_actor_and_critic_share_are_one_block() -> None:
