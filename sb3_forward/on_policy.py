@@ -8,17 +8,24 @@ heads are refitted to what they said. Then the heads learn from the policy-gradi
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import (
+    DictRolloutBufferSamples,
+    PyTorchObs,
+    RolloutBufferSamples,
+    Schedule,
+    TensorDict,
+)
 from stable_baselines3.common.utils import (
     FloatSchedule,
     LinearSchedule,
@@ -229,10 +236,17 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             return
         self._prepare_optimizers()
         latents = self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs)
-        rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
+        observations: Callable[[th.Tensor], PyTorchObs] = self._observations
+        if _hands_out_as_sb3(self.rollout_buffer):
+            rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
+        else:
+            # What a buffer of the user's own hands out is what is learned from, in the order of then
+            latents, samples = None, next(iter(self.rollout_buffer.get(None)))
+            observations = partial(pick, samples.observations)
+            rollout = self._sampled_rollout(samples)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
         signals = self._guidance(rollout) if guided else {}
-        rows = Rows(len(rollout.returns), self._observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
+        rows = Rows(len(rollout.returns), observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         enough = self.pending.add(rows)
         values_learn = self.vf_coef * self._head_learning_rate() > 0
         # What was recorded of the steps belongs to the features of before
@@ -366,11 +380,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _cached_rollout(self, latents: Latents) -> CachedRollout:
         """The rollout on its top features, and what the heads' loss needs beside."""
         buffer = self.rollout_buffer
-        actions = self._column(buffer.actions)
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
         columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
+        actions = self._actions(self._column(buffer.actions))
         return CachedRollout(*latents, actions, *(self._column(column).flatten() for column in columns))
+
+    def _sampled_rollout(self, samples: RolloutBufferSamples | DictRolloutBufferSamples) -> CachedRollout:
+        """The same of what a buffer has handed out."""
+        parts = th.arange(len(samples.returns)).split(BATCH_ROWS)
+        latents = self._latents(pick(samples.observations, part) for part in parts)
+        columns = (samples.old_values, samples.old_log_prob, samples.advantages, samples.returns)
+        return CachedRollout(*latents, self._actions(samples.actions), *(column.flatten() for column in columns))
+
+    def _actions(self, actions: th.Tensor) -> th.Tensor:
+        return actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else actions
 
     def _column(self, values: np.ndarray) -> th.Tensor:
         """
@@ -414,6 +436,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
                     self.logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
         self.logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
         self.logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
+
+
+def _hands_out_as_sb3(buffer: RolloutBuffer) -> bool:
+    """Whether what a buffer hands out is what it holds."""
+    stock = (RolloutBuffer, DictRolloutBuffer)
+    return type(buffer).get in [kind.get for kind in stock] and type(buffer)._get_samples in [
+        kind._get_samples for kind in stock
+    ]
 
 
 def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:

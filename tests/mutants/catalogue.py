@@ -131,6 +131,21 @@ RUN_THEN_TRAIN = """\
 """
 
 MUTANTS = [
+    # === Buffers of the user's own ===
+    Mutant(
+        ON_POLICY,
+        "        if _hands_out_as_sb3(self.rollout_buffer):\n",
+        "        if True:\n",
+        "a buffer of one's own passed by",
+        found_by="own_buffers",
+    ),
+    Mutant(
+        ON_POLICY,
+        "observations = partial(pick, samples.observations)",
+        "pass",
+        "other observations than were handed out",
+        found_by="own_buffers",
+    ),
     # === Cutting the network ===
     Mutant(
         SPLITTING,
