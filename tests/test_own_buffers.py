@@ -35,7 +35,8 @@ class Half(RolloutBuffer):
 
     def get(self, batch_size: int | None = None) -> Any:
         for samples in super().get(batch_size):
-            yield type(samples)(*(column[::2] for column in samples))
+            self.handed_out = type(samples)(*(column[::2] for column in samples))
+            yield self.handed_out
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -67,3 +68,4 @@ def test_a_buffer_that_leaves_rows_out(algorithm: Any) -> None:
     assert model.anchors.rows == 32
     assert model.pending.rows == 0
     assert model.learn(32, reset_num_timesteps=False).pending.rows == 16
+    assert th.equal(model.pending.state[0]["observations"], model.rollout_buffer.handed_out.observations)
