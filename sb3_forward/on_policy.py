@@ -148,7 +148,16 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # All are derived from the policy: the state of the optimizers and the anchors is in `policy.optimizer`
-        return [*super()._excluded_save_params(), "network", "heads", "anchors", "pending", "_recorder", "_versions"]
+        return [
+            *super()._excluded_save_params(),
+            "network",
+            "heads",
+            "anchors",
+            "pending",
+            "_recorder",
+            "_versions",
+            "_heads_are_true",
+        ]
 
     def _find_blocks(self) -> None:
         """Split the policy into blocks and heads, each with an optimizer of its own."""
@@ -160,6 +169,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.heads.build_optimizer(policy.optimizer_class, self._head_learning_rate(), policy.optimizer_kwargs)
         self._recorder = LatentRecorder(policy)
         self.pending = Pending([], self.local_interval)
+        self._heads_are_true = False  # whether it has been seen that they say what the policy says
         self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
 
     def _learning_rate(self) -> float:
@@ -239,6 +249,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         observations: Callable[[th.Tensor], PyTorchObs] = self._observations
         if _hands_out_as_sb3(self.rollout_buffer):
             rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
+            if latents is not None and not self._heads_are_true:
+                self._check_heads(rollout)
         else:
             # What a buffer of the user's own hands out is what is learned from, in the order of then
             latents, samples = None, next(iter(self.rollout_buffer.get(None)))
@@ -278,6 +290,23 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.hidden_training != "backprop" and dones is not None:
             # As SB3 finds out which episodes it bootstraps
             self._recorder.expect([env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])])
+
+    @th.no_grad()
+    def _check_heads(self, rollout: CachedRollout) -> None:
+        """See that the heads say of the features what the policy said when it acted, by the same weights."""
+        said = self.heads.evaluate(rollout)
+        pairs = [("log-probabilities", said.log_prob, rollout.old_log_prob)]
+        pairs.append(("values", self.heads.policy.value_net(rollout.latent_vf).flatten(), rollout.old_values))
+        for what, ours, acted in pairs:
+            if ours.shape != acted.shape or not th.allclose(ours, acted, rtol=1e-3, atol=1e-3):
+                raise ValueError(
+                    f"The {what} of {type(self.heads.policy).__name__} are not those of its heads on its top features: "
+                    "forward training would train another policy than the one that acts. The policy may override `forward`, "
+                    "`evaluate_actions`, `predict_values` or `get_distribution`, or hook what is around them. Put what the heads "
+                    "do into `action_net`, `value_net` or `_get_action_dist_from_latent`, or train it with "
+                    "hidden_training='backprop'. No weight was moved."
+                )
+        self._heads_are_true = True
 
     @th.no_grad()
     def _steps(self, rollout: CachedRollout) -> Steps | None:

@@ -164,3 +164,37 @@ def test_what_the_optimizer_does_not_have_stays_as_it_is(exchange: str) -> None:
         model.save(io.BytesIO())
         found[algorithm] = {name for name in before.keys() - moved(model, before) if name.startswith(exchange)}
     assert found[ForwardPPO] == found[PPO] != set()
+
+
+class Masked(ForwardPolicy):
+    """The first action is never taken: it overrides what SB3's users do for that."""
+
+    def _masked(self, latent_pi: th.Tensor) -> Any:
+        logits = self.action_net(latent_pi)
+        return self.action_dist.proba_distribution(th.cat([logits[:, :1] - 1e8, logits[:, 1:]], dim=1))
+
+    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
+        distribution = self._masked(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.value_net(latent_vf), distribution.log_prob(actions)
+
+
+class Scaled(ForwardPolicy):
+    """Values in other units than those of the head."""
+
+    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        actions, values, log_prob = super().forward(obs, deterministic)
+        return actions, 10 * values, log_prob
+
+
+@pytest.mark.parametrize(("policy", "what"), [(Masked, "log-probabilities"), (Scaled, "values")])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_policy_that_acts_by_more_than_its_heads_is_refused(algorithm: Any, policy: type[ForwardPolicy], what: str) -> None:
+    """Before anything is trained; backpropagation trains it."""
+    model = small_model(algorithm, policy, n_steps=32)
+    before = parameters_of(model)
+    with pytest.raises(ValueError, match=f"The {what} of {policy.__name__} are not those of its heads"):
+        model.learn(32)
+    assert moved(model, before) == set()
+    small_model(algorithm, policy, n_steps=32, hidden_training="backprop").learn(32)

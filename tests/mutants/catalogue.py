@@ -131,6 +131,14 @@ RUN_THEN_TRAIN = """\
 """
 
 MUTANTS = [
+    # === The policy that acts is the one that is trained ===
+    Mutant(
+        ON_POLICY,
+        "                self._check_heads(rollout)\n",
+        "                pass\n",
+        "heads not tried",
+        found_by="own_heads",
+    ),
     # === Buffers of the user's own ===
     Mutant(
         ON_POLICY,
