@@ -302,8 +302,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
                 raise ValueError(
                     f"The {what} of {type(self.heads.policy).__name__} are not those of its heads on its top features: "
                     "forward training would train another policy than the one that acts. The policy may override `forward`, "
-                    "`evaluate_actions`, `predict_values` or `get_distribution`, or hook what is around them. Put what the heads "
-                    "do into `action_net`, `value_net` or `_get_action_dist_from_latent`, or train it with "
+                    "`evaluate_actions`, `predict_values` or `get_distribution`, or hook what is around them. Put what the "
+                    "heads do into `action_net`, `value_net` or `_get_action_dist_from_latent`, or train it with "
                     "hidden_training='backprop'. No weight was moved."
                 )
         self._heads_are_true = True
