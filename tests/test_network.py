@@ -94,11 +94,16 @@ class InPlace(Layers):
 
 
 class Normalised(Layers):
-    """A size that is asked for before the first layer, and used after it."""
+    """A size that is asked for before the first layer, and used after it, too; a normalisation of a plane between."""
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space)
+        self.norm = nn.LayerNorm((2, 4))
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         rows = observations.shape[0]
-        return self.second(self.activation(self.first(observations)).reshape(rows, -1))
+        hidden = self.norm(self.first(observations.reshape(rows, -1)).reshape(-1, 2, 4))
+        return self.second(hidden.reshape(rows, -1))
 
 
 class Attention(Layers):
@@ -149,6 +154,12 @@ class Noisy(Layers):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.second(self.first(observations) + th.randn(8))
+
+
+class OtherWhenTraced(Layers):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.first(observations)
+        return self.second(2.0 * hidden if isinstance(hidden, th.Tensor) else hidden)
 
 
 class Hooked(Layers):
@@ -242,7 +253,8 @@ EXTRACTORS: dict[type[BaseFeaturesExtractor], tuple[list[int], str | None]] = {
     ReusedActivation: ([2, 2], None),
     Residual: ([2, 2], None),
     InPlace: ([2, 2], None),
-    Normalised: ([2, 2], None),
+    Normalised: ([4, 2], None),
+    OtherWhenTraced: ([5], "something else than as a whole"),
     Attention: ([2, 4, 2], None),
     ColumnsFirst: ([5], "no rows in its first dimension"),
     Transposed: ([2, 2], None),
@@ -284,6 +296,22 @@ def test_one_block_holds_one_layer_and_all_up_to_the_next() -> None:
     assert layers == [["Conv2d", "ReLU"], ["Conv2d", "ReLU"], ["Conv2d", "ReLU", "Flatten"], ["Linear", "ReLU"]]
     network = HiddenNetwork(make_policy(net_arch=[8], activation_fn=nn.PReLU))
     assert [len(block.parameters) for block in network.blocks] == [3, 3]
+
+
+def test_what_joins_branches_belongs_to_none() -> None:
+    """The last block of the image gives its own features, not those of the vector beside them."""
+    kwargs = {"features_extractor_kwargs": {"cnn_output_dim": 7}}
+    network = HiddenNetwork(make_policy(ForwardMultiInputPolicy, OBSERVATIONS["MultiInputPolicy"], net_arch=[8], **kwargs))
+    widths: dict[str, int] = {}
+
+    def visit(block: Any, inputs: Any) -> Any:
+        outputs = block.forward(inputs)
+        widths[block.name] = outputs.flatten(1).shape[1]
+        return outputs
+
+    space = OBSERVATIONS["MultiInputPolicy"]
+    network.latents({key: th.zeros(2, *part.shape) for key, part in space.spaces.items()}, visit)  # type: ignore[attr-defined]
+    assert widths["extractor.image.3"] == 7
 
 
 def test_hooks_of_the_policy_itself_are_no_matter() -> None:
@@ -362,7 +390,9 @@ def test_a_module_that_both_extractors_have_is_one_block() -> None:
             return self.encoder(observations)
 
     policy = make_policy(net_arch=[8], features_extractor_class=Encoder, share_features_extractor=False)
-    network = HiddenNetwork(policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = HiddenNetwork(policy)
     assert [(block.name, block.role) for block in network.blocks] == [
         ("actor_extractor", "shared"),
         ("actor", "actor"),
