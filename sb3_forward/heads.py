@@ -21,7 +21,8 @@ from sb3_forward.blocks import build_optimizer
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
-from sb3_forward.latents import Latents, joined
+from sb3_forward.latents import Latents
+from sb3_forward.rows import join, pick
 from sb3_forward.splitting import hooked
 from sb3_forward.whitening import Basis, Whitening
 
@@ -140,8 +141,8 @@ class Heads:
         :param kept: indices of the anchors that stay
         :param taken: indices of the rows that become anchors
         """
-        parts = [] if self.anchors is None else [[latent[kept] for latent in self.anchors]]
-        self.remember(joined([*parts, [latent[taken] for latent in latents]]))
+        stay = [] if self.anchors is None else [pick(self.anchors, kept)]
+        self.remember(join([*stay, pick(latents, taken)]))
 
     @th.no_grad()
     def remember_steps(self, features: th.Tensor, steps: Steps) -> None:
@@ -209,7 +210,7 @@ class Heads:
         """
         # Parts are joined for one head after the other: a copy of what both read would be most of what an update holds
         read = dict(zip(MAPS, zip(*parts, strict=True), strict=True))
-        return [getattr(self.policy, name)(_joined(read[name])) for name in self.linear_heads]
+        return [getattr(self.policy, name)(join(read[name])) for name in self.linear_heads]
 
     @th.no_grad()
     def hold(self, said: list[th.Tensor], features: Latents) -> float | None:
@@ -434,10 +435,6 @@ def _watched(
             handle.remove()
     vectors = all(isinstance(output, th.Tensor) and output.ndim == 2 and output.requires_grad for output in outputs)
     return (outputs if vectors else []), distribution
-
-
-def _joined(parts: tuple[th.Tensor, ...]) -> th.Tensor:
-    return parts[0] if len(parts) == 1 else th.cat(parts)
 
 
 def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:

@@ -3,7 +3,7 @@ The top features of a rollout, kept while it is collected: the policy has comput
 next ``train()`` starts from.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,15 +13,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_forward.evaluation import Cut
 
 Latents = tuple[th.Tensor, th.Tensor]
-
-
-def joined(parts: Sequence[Iterable[th.Tensor]]) -> Latents:
-    """
-    :param parts: features of actor (N_i, d_pi) and critic (N_i, d_vf), one part at least
-    :return: those of all rows
-    """
-    actor, critic = (own[0] if len(parts) == 1 else th.cat(own) for own in zip(*parts, strict=True))
-    return actor, critic
 
 
 class LatentRecorder:

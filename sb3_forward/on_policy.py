@@ -41,12 +41,12 @@ from sb3_forward.evaluation import Memory, Steps, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents, joined, versions
+from sb3_forward.latents import LatentRecorder, Latents, versions
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
-from sb3_forward.rows import pick
+from sb3_forward.rows import join, pick
 from sb3_forward.validation import (
     ABOVE_ZERO,
     FINITE,
@@ -343,14 +343,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _hidden_phase(self, rows: Rows) -> Latents:
         """Train the hidden layers, and refit the heads to what they said before. Returns the top features of all rows."""
         if self.hidden_training != "local" or not self.network.blocks:
-            return joined(rows.latents)
+            return join(rows.latents)
         before = [*rows.latents, *([] if self.heads.anchors is None else [self.heads.anchors])]
         outputs = self.heads.say(*before)
         features = self._train_blocks(rows)
         self._remember_anchors()
         if self.heads.memory.rows:
             after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
-            self.heads.memory.carry(joined(before)[1], joined(after)[1])
+            self.heads.memory.carry(join(before)[1], join(after)[1])
         self.heads.memory.release()  # sums over features of before
         drift = self.heads.hold(outputs, features)
         if drift is not None:

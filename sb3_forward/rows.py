@@ -1,5 +1,6 @@
-"""Rows of observations and of activations: one tensor or array, or a dictionary or tuple of such."""
+"""Rows of observations and of activations: one tensor or array, or a dictionary, tuple or list of such."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ def count(data: Any) -> int:
     """
     if isinstance(data, dict):
         return len(next(iter(data.values())))
-    return len(data[0]) if isinstance(data, tuple) else len(data)
+    return len(data[0]) if isinstance(data, tuple | list) else len(data)
 
 
 def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...]) -> Any:
@@ -24,10 +25,10 @@ def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...
     """
     if isinstance(data, dict):
         return {key: value[rows] for key, value in data.items()}
-    return tuple(value[rows] for value in data) if isinstance(data, tuple) else data[rows]
+    return tuple(value[rows] for value in data) if isinstance(data, tuple | list) else data[rows]
 
 
-def join(parts: list[Any]) -> Any:
+def join(parts: Sequence[Any]) -> Any:
     """
     :param parts: tensors (N_i, ...), or dictionaries or tuples of such, all of the same kind; at least one
     :return: all their rows in one
@@ -37,4 +38,4 @@ def join(parts: list[Any]) -> Any:
         return first
     if isinstance(first, dict):
         return {key: th.cat([part[key] for part in parts]) for key in first}
-    return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple) else th.cat(parts)
+    return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple | list) else th.cat(parts)

@@ -113,7 +113,7 @@ HEADS_LAST = """\
         with self.heads.training(rollout, self.whiten_heads) as whitened:
             self._head_phase(whitened)
 """
-CARRY = "self.heads.memory.carry(joined(before)[1], joined(after)[1])"
+CARRY = "self.heads.memory.carry(join(before)[1], join(after)[1])"
 EXCHANGE = """\
             self.heads.exchange(features, *self.anchors.exchange(enough.number, enough.observations))
             self.heads.memory.release()  # the anchors hold the values now
@@ -611,10 +611,8 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
     ),
-    Mutant(
-        HEADS, "[latent[kept] for latent in self.anchors]", "[latent[: len(kept)] for latent in self.anchors]", "old anchors"
-    ),
-    Mutant(HEADS, "[latent[taken] for latent in latents]", "[latent[: len(taken)] for latent in latents]", "new anchors"),
+    Mutant(HEADS, "pick(self.anchors, kept)", "pick(self.anchors, slice(len(kept)))", "old anchors"),
+    Mutant(HEADS, "pick(latents, taken)", "pick(latents, slice(len(taken)))", "new anchors"),
     # === What is made of a rollout to remember it ===
     Mutant(
         ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] += self.gamma *", "values of cuts added twice"
