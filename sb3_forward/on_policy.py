@@ -295,8 +295,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _check_heads(self, rollout: CachedRollout) -> None:
         """See that the heads say of the features what the policy said when it acted, by the same weights."""
         said = self.heads.evaluate(rollout)
-        pairs = [("log-probabilities", said.log_prob, rollout.old_log_prob)]
-        pairs.append(("values", self.heads.policy.value_net(rollout.latent_vf).flatten(), rollout.old_values))
+        values = self.heads.policy.value_net(rollout.latent_vf).flatten()
+        pairs = (("log-probabilities", said.log_prob, rollout.old_log_prob), ("values", values, rollout.old_values))
         for what, ours, acted in pairs:
             if ours.shape != acted.shape or not th.allclose(ours, acted, rtol=1e-3, atol=1e-3):
                 raise ValueError(

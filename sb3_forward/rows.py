@@ -1,6 +1,5 @@
 """Rows of observations and of activations: one tensor or array, or a dictionary, tuple or list of such."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...
     return tuple(value[rows] for value in data) if isinstance(data, tuple | list) else data[rows]
 
 
-def join(parts: Sequence[Any]) -> Any:
+def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     """
     :param parts: tensors (N_i, ...), or dictionaries or tuples of such, all of the same kind; at least one
     :return: all their rows in one

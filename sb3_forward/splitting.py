@@ -9,6 +9,7 @@ next. What cannot be traced is one block: never silently left untrained.
 import copy
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class Whole(nn.Module):
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
-        self.mlp_extractor = policy.mlp_extractor
+        self.top = Top(policy.mlp_extractor, policy.share_features_extractor)
         self.extractors = nn.ModuleList([policy.pi_features_extractor, policy.vf_features_extractor])
         self._policy = (policy,)  # no module of this one: its heads are not part of it
 
@@ -109,11 +110,8 @@ class Whole(nn.Module):
         :param observations: (B, ...) as the policy takes them
         :return: the top features
         """
-        policy = self._policy[0]
-        features = policy.extract_features(observations)
-        if policy.share_features_extractor:
-            return policy.mlp_extractor(features)
-        return policy.mlp_extractor.forward_actor(features[0]), policy.mlp_extractor.forward_critic(features[1])
+        features = self._policy[0].extract_features(observations)
+        return self.top(features, features) if self.top.shared else self.top(*features)
 
 
 class Top(nn.Module):
@@ -300,12 +298,9 @@ def _attempt(root: Root, observations: list[PyTorchObs], opaque: dict[nn.Module,
             graphs.append(tracer.trace(root, _concrete(observations[0])))
         except Exception as error:
             return Fault(_first_line(error), tracer.inside)
-    trained, graph = (
-        ([(str(node), str(node.target), str(node.args), str(node.kwargs)) for node in g.nodes] for g in graphs),
-        graphs[1],
-    )
-    for node, *modes in zip(graph.nodes, *trained, strict=False):
-        if modes[0] != modes[1]:
+    in_training, graph = graphs
+    for node, other in zip(graph.nodes, in_training.nodes, strict=False):
+        if _told(node) != _told(other):
             return Fault("it does something else in training", _modules_around(root, node))
     _use_once(root, graph)
     try:
@@ -335,6 +330,10 @@ def _is_true(root: Root, found: Cut, observations: PyTorchObs) -> bool:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _told(node: fx.Node) -> tuple[str, ...]:
+    return str(node), str(node.target), str(node.args), str(node.kwargs)
 
 
 def _concrete(observations: PyTorchObs) -> dict[str, Any] | None:
@@ -398,7 +397,7 @@ def _use_once(root: Root, graph: fx.Graph) -> None:
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is None or isinstance(module, nn.modules.dropout._DropoutNd) or _in_place(root, node):
             continue
-        key = (str(node.target), str(node.args), str(node.kwargs))
+        key = _told(node)[1:]
         if key in seen:
             node.replace_all_uses_with(seen[key])
             graph.erase_node(node)
@@ -426,13 +425,9 @@ def _read(root: Root, node: fx.Node) -> list[nn.Parameter]:
     """The parameters that an operation reads, as they are or, say, transposed."""
     if node.op == "call_module":
         return list(root.get_submodule(str(node.target)).parameters())
-    value = _attribute(root, str(node.target)) if node.op == "get_attr" else None
+    value = operator.attrgetter(str(node.target))(root) if node.op == "get_attr" else None
     found = [value] if isinstance(value, nn.Parameter) else []
     return found + [parameter for other in node.all_input_nodes if "free" in other.meta for parameter in _read(root, other)]
-
-
-def _attribute(root: Root, path: str) -> Any:
-    return operator.attrgetter(path)(root)
 
 
 def _in_place(root: Root, node: fx.Node) -> bool:
@@ -526,13 +521,15 @@ def _names(nodes: list[fx.Node]) -> list[str]:
 
 def _numbered(parts: list[Part], names: list[str]) -> list[Part]:
     """Parts by their names, with an index where several have the same."""
-    several = {name for part, name in zip(parts, names, strict=True) if part.parameters and names.count(name) > 1}
-    seen: dict[str, int] = {}
+    numbers = Counter(name for part, name in zip(parts, names, strict=True) if part.parameters)
+    seen: Counter[str] = Counter()
     found = []
     for part, name in zip(parts, names, strict=True):
-        trained = [other for own, other in zip(parts, names, strict=True) if own.parameters and other == name]
-        index = seen[name] = seen.get(name, -1) + bool(part.parameters)
-        found.append(part._replace(name=f"{name}.{index}" if name in several and len(trained) > 1 else name))
+        if part.parameters and numbers[name] > 1:
+            found.append(part._replace(name=f"{name}.{seen[name]}"))
+            seen[name] += 1
+        else:
+            found.append(part._replace(name=name))
     return found
 
 

@@ -191,7 +191,11 @@ MUTANTS = [
         found_by="network",
     ),
     Mutant(
-        SPLITTING, "        if modes[0] != modes[1]:\n", "        if False:\n", "training taken for rest", found_by="network"
+        SPLITTING,
+        "        if _told(node) != _told(other):\n",
+        "        if False:\n",
+        "training taken for rest",
+        found_by="network",
     ),
     Mutant(
         SPLITTING,
