@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
+from sb3_forward.optimizers import Maker, build_optimizer
+
 # What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
 Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
 
@@ -69,16 +71,16 @@ class Block:
         self.optimizer: th.optim.Optimizer | None = None
         self._dense = _dense(forward, self.parameters)
 
-    def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
+    def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
         """
         Give the block its own optimizer (none if it has no parameters).
 
-        :param optimizer_class: class of the optimizer
+        :param maker: class of the optimizer, or a function that makes one
         :param lr: learning rate, >= 0
         :param kwargs: further arguments of the optimizer, copied
         """
         if self.parameters:
-            self.optimizer = build_optimizer(optimizer_class, [self.parameters], lr, kwargs)
+            self.optimizer = build_optimizer(maker, self.parameters, lr, kwargs)
 
     def local_step(
         self,
@@ -123,15 +125,20 @@ class Block:
         with th.enable_grad():
             outputs = self.forward(inputs)
             matrix = as_matrix(outputs)
-        return detached(outputs), lambda gradient: th.autograd.grad(matrix, self.parameters, gradient, allow_unused=True)
+
+        def pull(gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+            # With `.grad` as under SB3: hooks of the user's own see the gradients, and may change them
+            th.autograd.backward(matrix, gradient, inputs=self.parameters)
+            return tuple(parameter.grad for parameter in self.parameters)
+
+        return detached(outputs), pull
 
     def _is_dense(self, inputs: Activations) -> bool:
         """Whether all that happens between inputs and outputs is that of :meth:`_run_dense`."""
         if self._dense is None or not isinstance(self.forward, nn.Module) or not isinstance(inputs, th.Tensor):
             return False
-        modules = (self.forward, *self._dense)
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-        return not hooked and inputs.ndim == 2 and inputs.dtype == self._dense[0].weight.dtype
+        watched = any(map(hooked, (self.forward, *self._dense))) or gradient_hooks(self.parameters)
+        return not watched and inputs.ndim == 2 and inputs.dtype == self._dense[0].weight.dtype
 
     @th.no_grad()
     def _run_dense(self, inputs: Any) -> tuple[th.Tensor, Pull]:
@@ -158,23 +165,20 @@ def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tup
     return (layer, activation) if trained else None
 
 
-def build_optimizer(
-    optimizer_class: type[th.optim.Optimizer], groups: list[list[nn.Parameter]], lr: float, kwargs: dict[str, Any]
-) -> th.optim.Optimizer:
+def hooked(module: nn.Module) -> bool:
     """
-    An optimizer; Adam and AdamW in their fused form on the CPU, which takes a third of the time where parameters are small.
+    :param module: a module
+    :return: whether something of the user's own is called with what goes into it, comes out of it, or comes back to it
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
-    :param optimizer_class: class of the optimizer
-    :param groups: what it moves, in groups that may have learning rates of their own
-    :param lr: learning rate, >= 0
-    :param kwargs: further arguments of the optimizer, copied; one that chooses an implementation is kept to
-    :return: the optimizer
+
+def gradient_hooks(parameters: Iterable[nn.Parameter]) -> bool:
     """
-    kwargs = dict(kwargs)
-    chosen = {"fused", "foreach", "capturable", "differentiable"} & kwargs.keys()
-    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not chosen and groups[0][0].device.type == "cpu":
-        kwargs["fused"] = True
-    return optimizer_class([{"params": group} for group in groups], lr=lr, **kwargs)  # type: ignore[call-arg]
+    :param parameters: some parameters
+    :return: whether something of the user's own is called with the gradient of one of them
+    """
+    return any(own._backward_hooks or own._post_accumulate_grad_hooks for own in parameters)
 
 
 def detached(activations: Activations) -> Activations:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from torch import nn
 
 # Penalty on the map from features to those that they have become, relative to their mean sum of squares (our choice)
@@ -72,6 +73,24 @@ def level_moments(features: th.Tensor, targets: th.Tensor) -> th.Tensor:
     :return: (d + 1, k) features with their level times targets, summed
     """
     return th.cat([features.T @ targets, targets.sum(dim=0, keepdim=True)])
+
+
+def are_lambda_returns(buffer: RolloutBuffer, last_values: np.ndarray, starts: np.ndarray) -> bool:
+    """
+    Whether the advantages and returns of a rollout follow from its rewards and values, as SB3 computes them.
+
+    :param buffer: the rollout of E environments
+    :param last_values: (E,) of the observations after the last step
+    :param starts: (E,) whether an episode starts with the step after the rollout
+    :return: whether they do
+    """
+    goes_on = buffer.gamma * (1 - np.concatenate([buffer.episode_starts[1:], starts[None]]).astype(np.float32))
+    following = np.concatenate([buffer.values[1:], last_values[None]])
+    later = np.zeros_like(buffer.advantages)
+    later[:-1] = buffer.advantages[1:]
+    advantages = buffer.rewards + goes_on * (following + buffer.gae_lambda * later) - buffer.values
+    pairs = (buffer.advantages, advantages), (buffer.returns, buffer.advantages + buffer.values)
+    return all(np.allclose(*pair, rtol=1e-3, atol=1e-3) for pair in pairs)
 
 
 class Steps(NamedTuple):

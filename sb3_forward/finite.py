@@ -20,15 +20,18 @@ MEND = "Mend the environment; VecCheckNan(env, raise_exception=True) around it s
 
 def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, policy: nn.Module) -> str | None:
     """
-    Look for what is not finite in a rollout.
+    Look for what is not finite in a rollout. NaN is fine in observations that the policy says finite numbers of, since nothing
+    but a features extractor that deals with missing values gets rid of it.
 
     :param buffer: the full buffer, N steps of E environments
     :param last_observations: (E, ...), or a dictionary of such, those after the last step
     :param policy: the policy that acted
     :return: a message that names an observation, parameter, reward or return, None if all are finite
     """
-    problem = _observation(buffer.observations) or _observation(_as_step(last_observations), buffer.buffer_size)
-    if problem is None and not all(np.isfinite(part).all() for part in (buffer.returns, buffer.values, buffer.log_probs)):
+    finite = all(np.isfinite(part).all() for part in (buffer.returns, buffer.values, buffer.log_probs))
+    looked_at = (buffer.observations, 0), (_as_step(last_observations), buffer.buffer_size)
+    problem = next(filter(None, (_observation(*part, nan_is_fine=finite) for part in looked_at)), None)
+    if problem is None and not finite:
         problem = parameter_problem(policy) or _reward(buffer)
     return problem and f"{problem}. Nothing was learnt from this rollout."
 
@@ -56,10 +59,10 @@ def _as_step(observations: Observations) -> Observations:
     return observations[None]
 
 
-def _observation(observations: Observations, first_step: int = 0) -> str | None:
+def _observation(observations: Observations, first_step: int = 0, nan_is_fine: bool = False) -> str | None:
     """The first that is not finite, of (N, E, ...)."""
     for key, values in observations.items() if isinstance(observations, dict) else [("", observations)]:
-        if (place := _first_non_finite(values)) is not None:
+        if (place := _first_non_finite(values, nan_is_fine)) is not None:
             step, env, *entry = place
             name = f"Observation {key!r}" if key else "The observation"
             entries = f" in entry {', '.join(map(str, entry))}" if entry else ""
@@ -99,8 +102,8 @@ def _reward(buffer: RolloutBuffer) -> str:
     return f"The returns of rewards of up to {largest:.3g} overflow. Bring the rewards to a common scale (VecNormalize)"
 
 
-def _first_non_finite(values: np.ndarray) -> tuple[int, ...] | None:
+def _first_non_finite(values: np.ndarray, nan_is_fine: bool = False) -> tuple[int, ...] | None:
     if not np.issubdtype(values.dtype, np.floating):  # images are large
         return None
-    finite = np.isfinite(values)
+    finite = ~np.isinf(values) if nan_is_fine else np.isfinite(values)
     return None if finite.all() else tuple(int(i) for i in np.argwhere(~finite)[0])

@@ -1,29 +1,33 @@
 """
 The heads: the linear maps from the top features to the action distribution and to the value.
 
-They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model.
+They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model, trained on
+cached features. Where the policy says more than its heads do, see :mod:`sb3_forward.agreement`, they are trained through its
+``evaluate_actions``, whose graph begins at the heads.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.distributions import Normal
-from torch.utils.hooks import RemovableHandle
 
 from sb3_forward import closed_form
-from sb3_forward.blocks import build_optimizer
+from sb3_forward.agreement import Agreement
+from sb3_forward.blocks import gradient_hooks, hooked
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
+from sb3_forward.network import HIDDEN
+from sb3_forward.optimizers import Maker, build_optimizer, set_apart
 from sb3_forward.rows import join, pick
-from sb3_forward.splitting import hooked
 from sb3_forward.whitening import Basis, Whitening
 
 # The heads that map features: of the actor, and of the critic
@@ -42,13 +46,15 @@ class CachedRollout(NamedTuple):
     old_log_prob: th.Tensor
     advantages: th.Tensor
     returns: th.Tensor
+    places: th.Tensor | None = None  # (N,) where the observations are, if the heads are trained through the policy
 
     def rows(self, rows: th.Tensor | slice) -> "CachedRollout":
         """
         :param rows: (B,) indices, or a range
         :return: these rows of everything
         """
-        return CachedRollout(*(column[rows] for column in self))
+        columns: Any = (None if column is None else column[rows] for column in self)
+        return CachedRollout(*columns)
 
 
 # The whitened coordinates of rollouts of fewer rows are those of the anchors (our choice)
@@ -59,6 +65,10 @@ ROLLOUT_SHARE = 1 / 8
 
 # From a minibatch and what the heads say of it to the slopes of the loss; None: no step
 Objective = Callable[[CachedRollout, HeadOutputs], Slopes | None]
+# Log-probabilities (N,) of actions, and the distribution that they are of
+Said = tuple[th.Tensor, Distribution]
+# From indices (B,) to these observations of the rollout
+Observations = Callable[[th.Tensor], PyTorchObs]
 
 
 class Heads:
@@ -78,35 +88,55 @@ class Heads:
         critic = set(policy.value_net.parameters())
         # Over constant features, actor and critic share nothing: the critic's errors must not shrink the actor's step
         self.clip_groups = [[p for p in self.parameters if p not in critic], [p for p in self.parameters if p in critic]]
-        # Only a linear head can be whitened and refitted; a user's own head is trained as it is
-        self.linear_heads = [name for name in MAPS if self._is_linear(getattr(policy, name))]
-        # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
-        self.fits_values = "value_net" in self.linear_heads
         self.memory = Memory({})
         self.forget()
-        spread_is_trained = self.spread is None or any(self.spread is own for own in self.parameters)
-        self.closed_form = len(self.linear_heads) == 2 and spread_is_trained and closed_form.applies(policy)
+        self.follow(None)
+
+    def follow(self, agreement: Agreement | None) -> None:
+        """
+        Choose how the heads are trained.
+
+        :param agreement: what they have in common with the policy; None if that is not known yet, and taken to be all
+        """
+        policy = self.policy
+        self.through_policy = agreement is not None and not agreement.complete  #: else on cached features
+        # Only a linear head can be whitened and refitted; a user's own head is trained as it is
+        linear = [name for name in MAPS if self._is_linear(getattr(policy, name))]
+        self.linear_heads = linear
+        if agreement is not None and self.through_policy:
+            self.linear_heads = [name for name in linear if name in agreement.reading]
+        # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
+        self.fits_values = "value_net" in self.linear_heads and (agreement is None or agreement.values)
+        spread = [] if self.spread is None else [self.spread]
+        trained = any(self.spread is own for own in self.parameters) and not gradient_hooks(spread)
+        whole = len(linear) == 2 and not self.through_policy
+        self.closed_form = whole and (self.spread is None or trained) and closed_form.applies(policy)
 
     def _is_linear(self, head: nn.Module) -> bool:
-        """Whether a head is a plain linear map that is trained as a whole: nothing else makes its weights or its outputs."""
+        """
+        Whether a head is a plain linear map that is trained as a whole: nothing else makes its weights, its outputs or its
+        gradients.
+        """
         own = dict(head.named_parameters())
         trained = set(map(id, own.values())) <= set(map(id, self.parameters))
-        return type(head) is nn.Linear and own.keys() == {"weight", "bias"} and trained and not hooked(head)
+        plain = type(head) is nn.Linear and own.keys() == {"weight", "bias"}
+        return plain and trained and not hooked(head) and not gradient_hooks(own.values())
 
-    def build_optimizer(self, optimizer_class: type[th.optim.Optimizer], lr: float, kwargs: dict[str, Any]) -> None:
+    def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
         """
-        :param optimizer_class: class of the optimizer
+        :param maker: class of the optimizer, or a function that makes one
         :param lr: learning rate of all until :meth:`set_learning_rates`, >= 0
         :param kwargs: further arguments of the optimizer, copied
         """
-        groups = [[p for p in self.parameters if p is not self.spread], [p for p in self.parameters if p is self.spread]]
-        self.optimizer = build_optimizer(optimizer_class, [group for group in groups if group], lr, kwargs)
+        self.optimizer = build_optimizer(maker, self.parameters, lr, kwargs)
 
     def set_learning_rates(self, maps: float, spread: float) -> None:
         """
         :param maps: learning rate of all but ``log_std``, >= 0
         :param spread: that of ``log_std``, the spread of Gaussian actions, >= 0
         """
+        if self.spread is not None:
+            set_apart(self.optimizer, self.spread)
         for group in self.optimizer.param_groups:
             group["lr"] = spread if group["params"][0] is self.spread else maps
 
@@ -253,7 +283,9 @@ class Heads:
         head.bias.add_(step[-1])
 
     @contextmanager
-    def training(self, rollout: CachedRollout, whiten: bool = True) -> Iterator[CachedRollout]:
+    def training(
+        self, rollout: CachedRollout, whiten: bool = True, observations: Observations | None = None
+    ) -> Iterator[CachedRollout]:
         """
         While the heads are trained on a rollout. The optimizer of a linear action head works in whitened coordinates of the
         features on the rollout and on the anchors, either counting half: on the rollout alone, steps that hardly show there
@@ -263,35 +295,53 @@ class Heads:
 
         :param rollout: the rollout
         :param whiten: False for the coordinates of the features themselves
+        :param observations: from indices to observations of the rollout, needed if the heads are trained through the policy
         :return: the rollout to train on
         """
-        whitening, head = None, self.policy.action_net
+        self._whitening, head = None, self.policy.action_net
         if whiten and "action_net" in self.linear_heads:
             assert isinstance(head, nn.Linear)
-            whitening = Whitening(head, self._basis(rollout.latent_pi), self._output_scale(rollout.latent_pi))
+            self._whitening = Whitening(head, self._basis(rollout.latent_pi), self._output_scale(rollout.latent_pi))
+        whitening = self._whitening if self.closed_form else None
         self._scale = None if whitening is None else whitening.scale
         # One tensor per group, so that a norm is one operation
         trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
         self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
-        hooks: list[RemovableHandle] = []
-        if self.fits_values:
+        if self.fits_values or self.through_policy:
             rollout = rollout._replace(latent_vf=rollout.latent_vf[:, :0])  # nobody reads it, and every epoch shuffles
+        self._observations = observations
+        if self.through_policy:
+            places = th.arange(len(rollout.returns), device=rollout.returns.device)
+            rollout = rollout._replace(latent_pi=rollout.latent_pi[:, :0], places=places)
         try:
             if whitening is not None:
                 whitening.enter()
-                if self.closed_form:
-                    rollout = rollout._replace(latent_pi=whitening.coordinates(rollout.latent_pi))
-                else:
-                    # The policy's own distribution may read the features themselves, as that of gSDE does for its noise
-                    hooks = whitening.hook()
-            yield rollout
+                rollout = rollout._replace(latent_pi=whitening.coordinates(rollout.latent_pi))
+            with self._hidden_layers_at_rest() if self.through_policy else nullcontext():
+                yield rollout
         finally:
-            for hook in hooks:
-                hook.remove()
             if whitening is not None:
                 whitening.leave()
             for parameter in self.parameters:
                 parameter.grad = None
+
+    @contextmanager
+    def _hidden_layers_at_rest(self) -> Iterator[None]:
+        """As in a rollout, dropout off; and constant, so that graphs begin at the heads."""
+        own = set(map(id, self.parameters))
+        constant = [p for p in self.policy.parameters() if p.requires_grad and id(p) not in own]
+        parts = {id(part): part for part in (getattr(self.policy, name, None) for name in HIDDEN) if part is not None}
+        for parameter in constant:
+            parameter.requires_grad_(False)
+        for part in parts.values():
+            part.train(False)
+        try:
+            yield
+        finally:
+            for parameter in constant:
+                parameter.requires_grad_(True)
+            for part in parts.values():
+                part.train(True)
 
     @th.no_grad()
     def _basis(self, features: th.Tensor) -> Basis:
@@ -313,8 +363,10 @@ class Heads:
 
     @th.no_grad()
     def _output_scale(self, features: th.Tensor) -> th.Tensor | None:
-        if self.closed_form:
-            return self.policy.log_std.exp() if isinstance(self.policy.action_dist, DiagGaussianDistribution) else None
+        if self.closed_form or self.through_policy:
+            gaussian = isinstance(self.policy.action_dist, DiagGaussianDistribution) and self.spread is not None
+            fits = gaussian and len(self.policy.log_std) == self.policy.action_net.out_features
+            return self.policy.log_std.exp() if fits else None
         distribution = self.policy._get_action_dist_from_latent(features).distribution
         # A head that gives more than means speaks in units of its own
         if not isinstance(distribution, Normal) or distribution.mean.shape[1] != self.policy.action_net.out_features:
@@ -323,18 +375,24 @@ class Heads:
 
     def evaluate(self, rollout: CachedRollout) -> HeadOutputs:
         """
-        SB3's ``evaluate_actions`` from the top features on.
+        The policy's ``evaluate_actions``, from the top features on or, if need be, from the observations on.
 
         :param rollout: N rows of features and actions
         :return: log-probabilities of the actions and entropies, and the values where they have a gradient to follow
         """
-        distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
-        log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
+        values: th.Tensor | None
+        if self.through_policy:
+            assert self._observations is not None
+            assert rollout.places is not None
+            values, log_prob, entropy = self.policy.evaluate_actions(self._observations(rollout.places), rollout.actions)
+        else:
+            distribution = self.policy._get_action_dist_from_latent(rollout.latent_pi)
+            log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
+            values = None if self.fits_values else self.policy.value_net(rollout.latent_vf)
         if entropy is None:
             # Without a closed form, it is estimated from the log-probabilities
             entropy = -log_prob
-        values = None if self.fits_values else self.policy.value_net(rollout.latent_vf).flatten()
-        return HeadOutputs(log_prob, entropy, values)
+        return HeadOutputs(log_prob, entropy, None if self.fits_values or values is None else values.flatten())
 
     def step(self, batch: CachedRollout, objective: Objective, max_grad_norm: float) -> bool:
         """
@@ -357,7 +415,15 @@ class Heads:
         for gradients, norm in zip(self._gradients, grad_norms, strict=True):
             if norm > max_grad_norm:
                 gradients.mul_(max_grad_norm / norm)
-        self.optimizer.step()
+        if self._whitening is None or self.closed_form:
+            self.optimizer.step()
+        else:
+            # Whatever the policy makes of the head, it is the head for features that it calls: the step alone is whitened
+            self._whitening.enter()
+            try:
+                self.optimizer.step()
+            finally:
+                self._whitening.leave()
         return True
 
     @th.no_grad()
@@ -384,10 +450,18 @@ class Heads:
             ends.append(outputs.values)
             starts.append(slopes.values)
         th.autograd.backward(ends, starts)
+        if self._whitening is not None:
+            self._whitening.pull_gradients()
         return True
 
 
-def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+def improved_outputs(
+    policy: ActorCriticPolicy,
+    latent_pi: th.Tensor,
+    actions: th.Tensor,
+    advantages: th.Tensor,
+    observations: PyTorchObs | None = None,
+) -> th.Tensor:
     """
     What the action head would say of each row after a policy-gradient step of its own: the head's outputs plus the
     advantage times the score, which is ``onehot(a) - pi`` for the logits of discrete actions and ``a - mu`` (times the
@@ -398,43 +472,51 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     :param latent_pi: (N, d_pi) top features of the actor
     :param actions: the actions taken
     :param advantages: (N,) of these, of about unit variance
+    :param observations: the same rows, if the policy says of them what its heads alone do not; else None
     :return: (N, k), k the number of outputs of the action head, of all its layers together where it gives no single tensor
     """
-    if closed_form.applies(policy):
+    if observations is None and closed_form.applies(policy):
         return closed_form.improved_outputs(policy, latent_pi, actions, advantages)
-    outputs, distribution = _watched(policy, latent_pi, [policy.action_net])
+
+    def say() -> Said:
+        if observations is not None:
+            return policy.evaluate_actions(observations, actions)[1], policy.action_dist
+        distribution = policy._get_action_dist_from_latent(latent_pi.detach())
+        return distribution.log_prob(actions), distribution
+
+    outputs, log_prob, distribution = _watched([policy.action_net], say)
     if not outputs:
         # The head gives no single tensor, or is not called itself: what its layers give
         layers = [module for module in policy.action_net.modules() if module._parameters]
-        outputs, distribution = _watched(policy, latent_pi, layers)
-    with th.enable_grad():
-        log_prob = distribution.log_prob(actions).sum()
-    scores = th.autograd.grad(log_prob, outputs, allow_unused=True) if outputs else []
+        outputs, log_prob, distribution = _watched(layers, say)
+    scores = th.autograd.grad(log_prob.sum(), outputs, allow_unused=True) if outputs else []
     said = [(output.detach(), score) for output, score in zip(outputs, scores, strict=True) if score is not None]
     if not said:
         return advantages[:, None]  # nothing is known of such a head: rows are told apart by what came of them
     improved, score = (th.cat(columns, dim=1) for columns in zip(*said, strict=True))
-    normal = distribution.distribution
+    normal = getattr(distribution, "distribution", None)
     if not isinstance(normal, Normal) or normal.mean.shape != improved.shape:
         return improved + advantages[:, None] * score
     variance = normal.variance.detach()
     return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
 
 
-def _watched(
-    policy: ActorCriticPolicy, latent_pi: th.Tensor, layers: Iterable[nn.Module]
-) -> tuple[list[th.Tensor], Distribution]:
-    """What layers of the action head give, nothing if it is not one vector a row; and the action distribution."""
+def _watched(layers: Iterable[nn.Module], say: Callable[[], Said]) -> tuple[list[th.Tensor], th.Tensor, Distribution]:
+    """What layers of the action head give, nothing if it is not one vector a row; and what is said meanwhile."""
     outputs: list[Any] = []
     handles = [layer.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for layer in layers]
     try:
         with th.enable_grad():
-            distribution = policy._get_action_dist_from_latent(latent_pi.detach())
+            log_prob, distribution = say()
     finally:
         for handle in handles:
             handle.remove()
-    vectors = all(isinstance(output, th.Tensor) and output.ndim == 2 and output.requires_grad for output in outputs)
-    return (outputs if vectors else []), distribution
+
+    def is_vector(output: Any) -> bool:
+        return isinstance(output, th.Tensor) and output.shape[:-1] == log_prob.shape and output.requires_grad
+
+    vectors = all(map(is_vector, outputs))
+    return (outputs if vectors else []), log_prob, distribution
 
 
 def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:

@@ -1,6 +1,6 @@
 """The blocks and the heads of any Stable-Baselines3 actor-critic policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch as th
@@ -9,6 +9,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_forward.blocks import Activations, Block
+from sb3_forward.latents import Fingerprint
+from sb3_forward.optimizers import KEPT
 from sb3_forward.splitting import Part, cut, leaves, prepare
 
 # What is done with a block on the way up: run it, or train it. From block and inputs to outputs.
@@ -51,6 +53,7 @@ class HiddenNetwork:
             for name, parameter in policy.named_parameters()
             if name.split(".")[0] in HEADS and id(parameter) in trained
         ]
+        self.fingerprint = Fingerprint(_hidden_tensors(policy))  #: of all weights and statistics below the heads
         self._modules = list(policy.modules())  # as long as they are held, no other module has the identity of one of them
         self._found = _fingerprint(policy)
 
@@ -104,19 +107,28 @@ def _block(part: Part, trained: set[int]) -> Block:
     return Block(part.name, part.role, part.module if plain else part.forward, own)
 
 
+def _hidden_tensors(policy: nn.Module) -> Iterator[th.Tensor]:
+    tensors = [*policy.named_parameters(), *policy.named_buffers()]
+    yield from (tensor for name, tensor in tensors if name.split(".")[0] in HIDDEN)
+
+
 def _layers(block: Block) -> str:
     module = block.forward if isinstance(block.forward, nn.Module) else block.forward.__self__.module  # type: ignore[attr-defined]
     inner = [other for other in module.modules() if not list(other.children())]
     return ", ".join(type(other).__name__ for other in inner)
 
 
-def _fingerprint(policy: nn.Module) -> list[int]:
-    """Which modules and hooks a policy has, and which parameters are trained."""
+def _fingerprint(policy: nn.Module) -> list[Any]:
+    """Which modules and hooks a policy has, which parameters are trained, and by what."""
+    whole: Any = policy.optimizer
+    options = [value for group in whole.param_groups for name, value in group.items() if name not in ("params", "lr", *KEPT)]
     # `policy.parameters()` would do, but takes several times as long, and every update asks
-    found, modules = sorted(_trained(policy)), [policy]
+    found, modules = [type(whole), *options, *sorted(_trained(policy))], [policy]
     while modules:
         module = modules.pop()
-        found += [id(module), *module._forward_hooks, *module._forward_pre_hooks]
-        found += [id(own) for own in module._parameters.values() if own is not None and own.requires_grad]
+        found += [id(module), *module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks]
+        for own in module._parameters.values():
+            if own is not None and own.requires_grad:
+                found += [id(own), *(own._backward_hooks or ())]
         modules += [child for child in module._modules.values() if child is not None]
     return found

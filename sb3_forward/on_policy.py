@@ -8,7 +8,7 @@ heads are refitted to what they said. Then the heads learn from the policy-gradi
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import copy
 from functools import partial
 from typing import Any
@@ -35,14 +35,17 @@ from stable_baselines3.common.utils import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_forward.agreement import Agreement, agreement, overridden
 from sb3_forward.anchors import Anchors
+from sb3_forward.closed_form import HeadOutputs
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.evaluation import Memory, Steps, make_steps
+from sb3_forward.evaluation import Memory, Steps, are_lambda_returns, make_steps
 from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
-from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents, versions
+from sb3_forward.heads import CachedRollout, Heads, Observations, improved_outputs
+from sb3_forward.latents import LatentRecorder, Latents, alike
 from sb3_forward.network import HiddenNetwork
+from sb3_forward.optimizers import maker_of, regroup
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
@@ -58,6 +61,9 @@ from sb3_forward.validation import (
 )
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
+# It is seen on so many rows whether blocks and heads say what the policy says, and again after so many (our choice)
+CHECKED_ROWS = 64
+ROWS_BETWEEN_CHECKS = 2048
 
 
 class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
@@ -155,22 +161,28 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             "anchors",
             "pending",
             "_recorder",
-            "_versions",
-            "_heads_are_true",
+            "_fingerprint",
+            "_rows_to_check",
+            "_agreement",
         ]
 
     def _find_blocks(self) -> None:
         """Split the policy into blocks and heads, each with an optimizer of its own."""
         policy = getattr(self.policy, "_orig_mod", self.policy)  # a compiled policy keeps its parameters there
         self.network = HiddenNetwork(policy)
+        maker, options = maker_of(policy)
         for block in self.network.blocks:
-            block.build_optimizer(policy.optimizer_class, self.local_lr_schedule(1), policy.optimizer_kwargs)
+            block.build_optimizer(maker, self.local_lr_schedule(1), options)
         self.heads = Heads(policy, self.network.head_parameters)
-        self.heads.build_optimizer(policy.optimizer_class, self._head_learning_rate(), policy.optimizer_kwargs)
+        self.heads.build_optimizer(maker, self._head_learning_rate(), options)
+        for optimizer in (self.heads.optimizer, *(block.optimizer for block in self.network.blocks)):
+            if optimizer is not None:
+                regroup(optimizer, like=policy.optimizer)
         self._recorder = LatentRecorder(policy)
         self.pending = Pending([], self.local_interval)
-        self._heads_are_true = False  # whether it has been seen that they say what the policy says
-        self._versions: list[int] | None = None  # none yet; a network without hidden layers has an empty list
+        self._rows_to_check = 0  # until it is seen again whether blocks and heads say what the policy says
+        self._agreement: Agreement | None = None
+        self._fingerprint = self.network.fingerprint()  # of the hidden layers as they were last
 
     def _learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
@@ -198,8 +210,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         super().set_parameters(_moved(load_path_or_dict, self.device), exact_match, self.device)
 
-    def _prepare_optimizers(self) -> None:
-        """Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date."""
+    def _prepare_optimizers(self) -> bool:
+        """
+        Bring the blocks, the heads' optimizer, all that is kept in its state and the anchors up to date.
+
+        :return: whether the hidden layers are what they were when the rollout began
+        """
         group = self.policy.optimizer.param_groups[0]
         if not self.network.is_current(self.policy):
             self._find_blocks()
@@ -214,8 +230,26 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.pending.state is not (waiting := group.setdefault("pending", [])):
             self.pending = Pending(waiting, self.local_interval)
         self.heads.memory = Memory(group.setdefault("values", {}))
-        if self._versions != self._hidden_versions():
+        return self._find_changes()
+
+    def _find_changes(self) -> bool:
+        """
+        Bring what is kept of the hidden layers up to date, if something else has written to them since they were left.
+
+        :return: whether they are what they were when the rollout began
+        """
+        group = self.policy.optimizer.param_groups[0]
+        now, before = self.network.fingerprint(), self._fingerprint
+        same = self.network.fingerprint.shows
+        if not same(group.get("hidden"), now):
+            # Another class may have trained on, or another file may have been loaded
+            self.pending.recompute(lambda rows: self._latents([rows]))
+            self.heads.memory.forget()
+        unchanged = same(before, now)
+        if not unchanged or (self.anchors.rows > 0) != (self.heads.anchors is not None):
             self._remember_anchors()
+        self._fingerprint = group["hidden"] = now
+        return unchanged
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -231,7 +265,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         if self.hidden_training == "backprop":
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        with self._recorder.recording():
+        # A hook that comes and goes would have a compiled policy compiled anew in every rollout
+        with self._recorder.recording(hooks=not self._is_compiled()):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
@@ -244,25 +279,29 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.hidden_training == "backprop":
             super().train()
             return
-        self._prepare_optimizers()
-        latents = self._recorder.take(self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs)
-        observations: Callable[[th.Tensor], PyTorchObs] = self._observations
+        self.policy.set_training_mode(True)
+        unchanged = self._prepare_optimizers()
+        observations: Observations = self._observations
         if _hands_out_as_sb3(self.rollout_buffer):
-            rollout = self._cached_rollout(self._rollout_latents() if latents is None else latents)
-            if latents is not None and not self._heads_are_true:
-                self._check_heads(rollout)
+            shape = self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs
+            latents, recorded = self._recorder.take(*shape, unchanged, self._rollout_latents)
+            if self._is_compiled() and unchanged:
+                self._recorder.compute(self._last_obs, self.policy.obs_to_tensor, lambda rows: self._latents([rows])[1])
+                recorded = True
+            rollout = self._cached_rollout(latents)
         else:
             # What a buffer of the user's own hands out is what is learned from, in the order of then
-            latents, samples = None, next(iter(self.rollout_buffer.get(None)))
+            recorded, samples = False, next(iter(self.rollout_buffer.get(None)))
             observations = partial(pick, samples.observations)
             rollout = self._sampled_rollout(samples)
+        rollout, recorded = self._checked(rollout, observations, recorded)
         guided = self.hidden_training == "local" and self.guidance_coef > 0
-        signals = self._guidance(rollout) if guided else {}
+        signals = self._guidance(rollout, observations) if guided else {}
         rows = Rows(len(rollout.returns), observations, signals, [(rollout.latent_pi, rollout.latent_vf)])
         enough = self.pending.add(rows)
         values_learn = self.vf_coef * self._head_learning_rate() > 0
         # What was recorded of the steps belongs to the features of before
-        steps = self._steps(rollout) if values_learn and latents is not None else None
+        steps = self._steps(rollout) if values_learn and recorded else None
         if steps is not None:
             self.heads.remember_steps(rollout.latent_vf, steps)
         if enough is not None:
@@ -272,7 +311,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
         if values_learn:
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
-        with self.heads.training(rollout, self.whiten_heads) as whitened:
+        with self.heads.training(rollout, self.whiten_heads, observations) as whitened:
             self._head_phase(whitened)
         if enough is not None:
             # Not before the values are fitted: anchors hold them where they are
@@ -289,24 +328,50 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         super()._update_info_buffer(infos, dones)
         if self.hidden_training != "backprop" and dones is not None:
             # As SB3 finds out which episodes it bootstraps
-            self._recorder.expect([env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])])
+            cut = [env for env in range(len(infos)) if dones[env] and _is_cut(infos[env])]
+            self._recorder.expect(cut, [infos[env]["terminal_observation"] for env in cut])
+
+    def _is_compiled(self) -> bool:
+        return hasattr(self.policy, "_orig_mod")
 
     @th.no_grad()
-    def _check_heads(self, rollout: CachedRollout) -> None:
-        """See that the heads say of the features what the policy said when it acted, by the same weights."""
-        said = self.heads.evaluate(rollout)
-        values = self.heads.policy.value_net(rollout.latent_vf).flatten()
-        pairs = (("log-probabilities", said.log_prob, rollout.old_log_prob), ("values", values, rollout.old_values))
-        for what, ours, acted in pairs:
-            if ours.shape != acted.shape or not th.allclose(ours, acted, rtol=1e-3, atol=1e-3):
-                raise ValueError(
-                    f"The {what} of {type(self.heads.policy).__name__} are not those of its heads on its top features: "
-                    "forward training would train another policy than the one that acts. The policy may override `forward`, "
-                    "`evaluate_actions`, `predict_values` or `get_distribution`, or hook what is around them. Put what the "
-                    "heads do into `action_net`, `value_net` or `_get_action_dist_from_latent`, or train it with "
-                    "hidden_training='backprop'. No weight was moved."
-                )
-        self._heads_are_true = True
+    def _checked(self, rollout: CachedRollout, observations: Observations, recorded: bool) -> tuple[CachedRollout, bool]:
+        """
+        See on some rows whether features, blocks and heads say what the policy says, before anything learns from a rollout;
+        else go the slower way. Methods of the user's own are looked at in every rollout.
+
+        :param rollout: the rollout with its features
+        :param observations: its observations
+        :param recorded: whether the features are those that the policy acted by
+        :return: the same, with the features that are learned on
+        """
+        rows = len(rollout.returns)
+        policy = self.heads.policy
+        own_methods = overridden(policy)
+        self._rows_to_check -= rows
+        if self._rows_to_check >= 0 and not own_methods:
+            return rollout, recorded
+        self._rows_to_check = ROWS_BETWEEN_CHECKS
+        some = th.linspace(0, rows - 1, min(rows, CHECKED_ROWS)).long()
+        seen = observations(some)
+        features = self._latents([seen])
+        if recorded and not all(map(alike, (part[some] for part in (rollout.latent_pi, rollout.latent_vf)), features)):
+            # What acted had features of another kind, for example with noise
+            latents = self._rollout_latents()
+            rollout, recorded = rollout._replace(latent_pi=latents[0], latent_vf=latents[1]), False
+        part = rollout.rows(some)._replace(latent_pi=features[0], latent_vf=features[1])
+
+        def say() -> tuple[HeadOutputs, th.Tensor]:
+            self.heads.follow(None)
+            return self.heads.evaluate(part), policy.value_net(features[1]).flatten()
+
+        found = agreement(policy, features, seen, part.actions, say)
+        self.heads.follow(found)
+        if found != self._agreement and self.verbose >= 1:
+            name = f"`evaluate_actions` of {type(policy).__name__}, which says what its heads alone do not"
+            print(f"The heads are trained {'on cached features' if found.complete else f'through {name}'}")
+        self._agreement = found
+        return rollout, recorded
 
     @th.no_grad()
     def _steps(self, rollout: CachedRollout) -> Steps | None:
@@ -316,11 +381,14 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
         if not self.heads.fits_values or not known or last is None or self._rollout_rows() >= Memory.ROWS:
             return None
+        ends, values = self._last_episode_starts, self.heads.policy.value_net(last).flatten()
+        if not are_lambda_returns(buffer, values.numpy(force=True), np.asarray(ends)):
+            return None  # something of the user's own has written to them, and they count as they are
         rewards = buffer.rewards.T.copy()
         for env, step, features in cuts:
             rewards[env, step] -= self.gamma * self.heads.policy.value_net(features).item()
         starts = np.empty((buffer.n_envs, buffer.buffer_size + 1), np.float32)
-        starts[:, :-1], starts[:, -1] = buffer.episode_starts.T, self._last_episode_starts
+        starts[:, :-1], starts[:, -1] = buffer.episode_starts.T, ends
         features = rollout.latent_vf.unflatten(0, rewards.shape)
         trace = self.heads.memory.trace
         if trace is not None and len(trace) != buffer.n_envs:
@@ -348,6 +416,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         outputs = self.heads.say(*before)
         features = self._train_blocks(rows)
         self._remember_anchors()
+        self._fingerprint = self.policy.optimizer.param_groups[0]["hidden"] = self.network.fingerprint()
         if self.heads.memory.rows:
             after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]
             self.heads.memory.carry(join(before)[1], join(after)[1])
@@ -362,10 +431,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.heads.forget()
         if self.anchors.rows > 0:
             self.heads.remember(self._latents(self.anchors.batches(BATCH_ROWS)))
-        self._versions = self._hidden_versions()
-
-    def _hidden_versions(self) -> list[int]:
-        return versions(parameter for block in self.network.blocks for parameter in block.parameters)
 
     def _train_blocks(self, rows: Rows) -> Latents:
         for block in self.network.blocks:
@@ -378,14 +443,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self._log_blocks(phase.records)
         return features
 
-    def _guidance(self, rollout: CachedRollout) -> dict[str, th.Tensor]:
+    def _guidance(self, rollout: CachedRollout, observations: Observations) -> dict[str, th.Tensor]:
         """
         What the heads should say of each row, in the light of the rewards: rows between which it differs are drawn apart,
         others together. For the critic the returns; for the actor the outputs of its head after a policy-gradient step of
         their own; shared blocks are guided by both.
         """
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
-        actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
+        if self.heads.through_policy:
+            parts = th.arange(len(advantages)).split(BATCH_ROWS)
+            own = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
+            actor = th.cat([improved_outputs(self.heads.policy, *columns) for columns in own])
+        else:
+            actor = improved_outputs(self.heads.policy, rollout.latent_pi, rollout.actions, advantages)
         critic = rollout.returns[:, None]
         if not all_finite(actor + critic):
             raise ValueError(
@@ -410,18 +480,20 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """The rollout on its top features, and what the heads' loss needs beside."""
         buffer = self.rollout_buffer
         columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
-        actions = self._actions(self._column(buffer.actions))
-        return CachedRollout(*latents, actions, *(self._column(column).flatten() for column in columns))
+        return self._as_learned(latents, self._column(buffer.actions), map(self._column, columns))
 
     def _sampled_rollout(self, samples: RolloutBufferSamples | DictRolloutBufferSamples) -> CachedRollout:
         """The same of what a buffer has handed out."""
         parts = th.arange(len(samples.returns)).split(BATCH_ROWS)
         latents = self._latents(pick(samples.observations, part) for part in parts)
         columns = (samples.old_values, samples.old_log_prob, samples.advantages, samples.returns)
-        return CachedRollout(*latents, self._actions(samples.actions), *(column.flatten() for column in columns))
+        return self._as_learned(latents, samples.actions, columns)
 
-    def _actions(self, actions: th.Tensor) -> th.Tensor:
-        return actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else actions
+    def _as_learned(self, latents: Latents, actions: th.Tensor, columns: Iterable[th.Tensor]) -> CachedRollout:
+        """With actions as SB3 has them, and numbers in the precision of the policy."""
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        return CachedRollout(*latents, actions, *(column.flatten().to(latents[1].dtype) for column in columns))
 
     def _column(self, values: np.ndarray) -> th.Tensor:
         """
@@ -437,7 +509,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _observations(self, rows: th.Tensor) -> PyTorchObs:
         """These rows of the rollout, environment by environment."""
-        buffer, index = self.rollout_buffer, rows.numpy()
+        buffer, index = self.rollout_buffer, rows.numpy(force=True)
         places = index if buffer.generator_ready else (index % buffer.buffer_size, index // buffer.buffer_size)
         return obs_as_tensor(pick(buffer.observations, places), self.device)
 

@@ -61,6 +61,15 @@ class Pending:
         self._clear()
         return Rows(number, lambda index: pick(observations, index), signals, latents)
 
+    def recompute(self, latents: Callable[[PyTorchObs], Latents]) -> None:
+        """
+        Bring the features up to date.
+
+        :param latents: from observations to their top features under the present weights
+        """
+        for part in self.state:
+            part["latents"] = latents(part["observations"])
+
     def _clear(self) -> None:
         self.state.clear()
         self.rows = 0

@@ -255,8 +255,8 @@ class Surrogate:
             the last one
         """
         sizes = th.tensor([len(record[0]) for record in self.records])
-        weights = (1 / (sizes * len(sizes))).repeat_interleave(sizes)
         log_ratio, surrogate, error, entropy = (th.cat(rows).cpu() for rows in zip(*self.records, strict=True))
+        weights = (1 / (sizes * len(sizes))).to(log_ratio).repeat_interleave(sizes)
         last_epoch, last = int(sizes[: self.first_of_epoch].sum()), slice(-int(sizes[-1]), None)
         change = log_ratio.expm1()
 
@@ -268,7 +268,7 @@ class Surrogate:
             "entropy_loss": -mean(entropy),
             "policy_gradient_loss": -mean(surrogate),
             "value_loss": mean(error.square()),
-            "clip_fraction": mean((change.abs() > self.clip_range).float()),
+            "clip_fraction": mean((change.abs() > self.clip_range).to(change)),
             "approx_kl": mean(change - log_ratio, last_epoch),
             "loss": loss.item(),
         }

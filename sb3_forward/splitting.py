@@ -21,7 +21,7 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import fx, nn
 
-from sb3_forward.blocks import Activations
+from sb3_forward.blocks import Activations, hooked
 
 # Where the blocks of a policy are, by the beginning of their module's path: how logs and errors call them
 NAMES = (
@@ -185,14 +185,6 @@ class Tracer(fx.Tracer):
         result = super().call_module(module, *args)
         self.inside.pop()
         return result
-
-
-def hooked(module: nn.Module) -> bool:
-    """
-    :param module: a module
-    :return: whether something is called before or after its ``forward``
-    """
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def keeps_extraction(policy: ActorCriticPolicy) -> bool:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch as th
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 # Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
 WHITENING_RIDGE = 0.1
@@ -50,7 +49,12 @@ class Whitening:
     def __init__(self, head: nn.Linear, basis: Basis, scale: th.Tensor | None) -> None:
         self.head = head
         self.scale = scale
-        self.basis, self._inverse = basis
+        self.basis = basis.whitening
+        self._plain = head.weight.detach().clone(), head.bias.detach().clone()
+        weight, bias = self._plain[0] @ basis.inverse, self._plain[1]
+        if scale is not None:
+            weight, bias = weight / scale[:, None], bias / scale
+        self._first = self._now = weight, bias
 
     def coordinates(self, features: th.Tensor) -> th.Tensor:
         """
@@ -59,29 +63,29 @@ class Whitening:
         """
         return features @ self.basis
 
-    def hook(self) -> list[RemovableHandle]:
-        """Let the head itself take features and give outputs, between :meth:`enter` and :meth:`leave`."""
-        hooks = [self.head.register_forward_pre_hook(lambda _, inputs: self.coordinates(inputs[0]))]
-        if self.scale is not None:
-            hooks.append(self.head.register_forward_hook(lambda _, inputs, outputs: outputs * self.scale))
-        return hooks
-
     @th.no_grad()
     def enter(self) -> None:
         """Give the head the parameters that say of whitened coordinates, in the units, what it said of the features."""
-        weight, bias = self._plain = self.head.weight.clone(), self.head.bias.clone()
-        weight = weight @ self._inverse
-        if self.scale is not None:
-            weight, bias = weight / self.scale[:, None], bias / self.scale
-        self._entered = weight, bias
-        self.head.weight.copy_(weight)
-        self.head.bias.copy_(bias)
+        self.head.weight.copy_(self._now[0])
+        self.head.bias.copy_(self._now[1])
 
     @th.no_grad()
     def leave(self) -> None:
         """Give the head back parameters for the features; exactly its old ones if no step was taken in between."""
-        weight, bias = (self.head.weight - self._entered[0]) @ self.basis, self.head.bias - self._entered[1]
+        self._now = self.head.weight.clone(), self.head.bias.clone()
+        weight, bias = (self._now[0] - self._first[0]) @ self.basis, self._now[1] - self._first[1]
         if self.scale is not None:
             weight, bias = self.scale[:, None] * weight, self.scale * bias
         th.add(self._plain[0], weight, out=self.head.weight)
         th.add(self._plain[1], bias, out=self.head.bias)
+
+    @th.no_grad()
+    def pull_gradients(self) -> None:
+        """Turn the gradients of the head's parameters for features into those of its parameters for coordinates."""
+        weight, bias = self.head.weight.grad, self.head.bias.grad
+        assert weight is not None
+        assert bias is not None
+        weight.copy_(weight @ self.basis)
+        if self.scale is not None:
+            weight.mul_(self.scale[:, None])
+            bias.mul_(self.scale)

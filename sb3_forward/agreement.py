@@ -1,0 +1,109 @@
+"""
+Whether a policy says what its blocks and heads say.
+
+The fast way through the heads reads cached features. It is right for a policy that says of an observation what its heads say
+of the top features, as SB3's does. A user's own may mask logits in ``evaluate_actions``, scale values, or read more than the
+features; so it is looked at, on rows of the rollout at hand.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_forward.closed_form import HeadOutputs
+from sb3_forward.latents import Latents, alike
+from sb3_forward.splitting import at_rest
+
+# What SB3's actor-critic policy says of observations
+METHODS = (
+    "forward",
+    "evaluate_actions",
+    "predict_values",
+    "get_distribution",
+    "extract_features",
+    "_get_action_dist_from_latent",
+)
+
+
+class Agreement(NamedTuple):
+    """What the blocks and heads of a policy have in common with the policy, on some rows."""
+
+    actions: bool  # log-probabilities and entropies of the heads on the features are those of `evaluate_actions`
+    values: bool  # so are the values
+    reading: frozenset[str]  # names of the heads that read the features themselves
+
+    @property
+    def complete(self) -> bool:
+        """Whether cached features do."""
+        return self.actions and self.values
+
+
+def overridden(policy: ActorCriticPolicy) -> list[str]:
+    """
+    :param policy: an actor-critic policy
+    :return: the methods of SB3's that it has others for: what they say may change from rollout to rollout
+    """
+    return [
+        name for name in METHODS if name in vars(policy) or getattr(type(policy), name) is not getattr(ActorCriticPolicy, name)
+    ]
+
+
+def agreement(
+    policy: ActorCriticPolicy,
+    features: Latents,
+    observations: PyTorchObs,
+    actions: th.Tensor,
+    say: Callable[[], tuple[HeadOutputs, th.Tensor]],
+) -> Agreement:
+    """
+    Compare what a policy says with what its heads say.
+
+    :param policy: the policy; it is left as it was
+    :param features: top features of actor and critic, (B, d) each
+    :param observations: the same B rows
+    :param actions: taken there
+    :param say: what the heads say of the features: of the actions, and the values (B,)
+    :return: what is the same
+    """
+    with at_rest(policy), th.no_grad():
+        with inputs_of(policy) as read:
+            values, log_prob, entropy = policy.evaluate_actions(observations, actions)
+        reading = frozenset(
+            name
+            for name, own in zip(read, features, strict=True)
+            if len(read[name]) == 1 and isinstance(read[name][0], th.Tensor) and alike(read[name][0], own)
+        )
+        try:
+            outputs, own_values = say()
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+            return Agreement(False, False, reading)  # the heads do not take the features
+    # Without a closed form, SB3 estimates it from the log-probabilities
+    same_entropy = entropy is None or alike(outputs.entropy, entropy)
+    return Agreement(alike(outputs.log_prob, log_prob) and same_entropy, alike(own_values, values.flatten()), reading)
+
+
+@contextmanager
+def inputs_of(policy: ActorCriticPolicy) -> Iterator[dict[str, list[Any]]]:
+    """
+    Watch what the heads read.
+
+    :param policy: the policy
+    :return: by name of the head, its first argument in every call
+    """
+    heads: dict[str, nn.Module] = {"action_net": policy.action_net, "value_net": policy.value_net}
+    read: dict[str, list[Any]] = {name: [] for name in heads}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, inputs: read[name].append(inputs[0] if inputs else None)
+
+    handles = [head.register_forward_pre_hook(watch(name)) for name, head in heads.items()]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()

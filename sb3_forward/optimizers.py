@@ -1,0 +1,78 @@
+"""Optimizers of blocks and heads: each is to its parameters what ``policy.optimizer`` is to all of them under SB3."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+
+# Options of an optimizer that choose its implementation
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
+# What is kept in the groups of `policy.optimizer` beside its own options
+KEPT = ("anchors", "pending", "values", "hidden")
+
+# A class of optimizers, or a function that makes one: from parameters, by keyword `lr` and further options
+Maker = Callable[..., th.optim.Optimizer]
+
+
+def maker_of(policy: ActorCriticPolicy) -> tuple[Maker, dict[str, Any]]:
+    """
+    :param policy: a policy with its optimizer, perhaps exchanged
+    :return: what makes optimizers like it, and its options but for the learning rate
+    """
+    whole, maker = policy.optimizer, policy.optimizer_class
+    if not isinstance(maker, type) or type(whole) is maker:
+        return maker, policy.optimizer_kwargs
+    taken = inspect.signature(type(whole).__init__).parameters
+    return type(whole), {name: value for name, value in whole.defaults.items() if name in taken and name != "lr"}
+
+
+def build_optimizer(maker: Maker, parameters: Iterable[nn.Parameter], lr: float, kwargs: dict[str, Any]) -> th.optim.Optimizer:
+    """
+    An optimizer; Adam and AdamW in their fused form on the CPU, which takes a third of the time where parameters are small.
+
+    :param maker: class of the optimizer, or a function that makes one
+    :param parameters: what it moves
+    :param lr: learning rate, >= 0
+    :param kwargs: further arguments of the optimizer, copied; one that chooses an implementation is kept to
+    :return: the optimizer
+    """
+    own, kwargs = list(parameters), dict(kwargs)
+    fusible = all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in own)
+    if maker in (th.optim.Adam, th.optim.AdamW) and kwargs.keys().isdisjoint(IMPLEMENTATION) and fusible:
+        kwargs["fused"] = True
+    return maker(own, lr=lr, **kwargs)
+
+
+def regroup(optimizer: th.optim.Optimizer, like: th.optim.Optimizer) -> None:
+    """
+    Give an optimizer groups with the options of another one's, for example a weight decay for some parameters alone.
+
+    :param optimizer: the optimizer
+    :param like: one that has all its parameters; learning rates aside, which SB3 sets for all groups alike
+    """
+    first = optimizer.param_groups[0]
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    kept = {name: first[name] for name in ("lr", *IMPLEMENTATION) if name in first}
+    optimizer.param_groups = [
+        {**{name: value for name, value in group.items() if name not in KEPT}, **kept, "params": parameters}
+        for group in like.param_groups
+        if (parameters := [parameter for parameter in group["params"] if id(parameter) in own])
+    ]
+
+
+def set_apart(optimizer: th.optim.Optimizer, parameter: nn.Parameter) -> None:
+    """
+    Give a parameter a group of its own.
+
+    :param optimizer: the optimizer
+    :param parameter: the parameter; nothing happens if the optimizer does not have it
+    """
+    for group in list(optimizer.param_groups):
+        others = [other for other in group["params"] if other is not parameter]
+        if len(others) < len(group["params"]):
+            optimizer.param_groups.append({**group, "params": [parameter]})
+            group["params"] = others
+    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
