@@ -19,6 +19,8 @@ from sb3_forward.closed_form import HeadOutputs
 from sb3_forward.latents import Latents, alike
 from sb3_forward.splitting import at_rest
 
+# The heads that map features: of the actor, and of the critic
+MAPS = ("action_net", "value_net")
 # What SB3's actor-critic policy says of observations
 METHODS = (
     "forward",
@@ -35,7 +37,7 @@ class Agreement(NamedTuple):
 
     actions: bool  # log-probabilities and entropies of the heads on the features are those of `evaluate_actions`
     values: bool  # so are the values
-    reading: frozenset[str]  # names of the heads that read the features themselves
+    reading: tuple[str, ...]  # paths of the heads, and of modules in them, that read the features themselves
 
     @property
     def complete(self) -> bool:
@@ -73,11 +75,9 @@ def agreement(
     with at_rest(policy), th.no_grad():
         with inputs_of(policy) as read:
             values, log_prob, entropy = policy.evaluate_actions(observations, actions)
-        reading = frozenset(
-            name
-            for name, own in zip(read, features, strict=True)
-            if len(read[name]) == 1 and isinstance(read[name][0], th.Tensor) and alike(read[name][0], own)
-        )
+        own = dict(zip(MAPS, features, strict=True))
+        once = {path: inputs[0] for path, inputs in read.items() if len(inputs) == 1 and isinstance(inputs[0], th.Tensor)}
+        reading = tuple(path for path, given in once.items() if alike(given, own[path.split(".")[0]]))
         try:
             outputs, own_values = say()
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
@@ -93,10 +93,10 @@ def inputs_of(policy: ActorCriticPolicy) -> Iterator[dict[str, list[Any]]]:
     Watch what the heads read.
 
     :param policy: the policy
-    :return: by name of the head, its first argument in every call
+    :return: by path of each head and of the modules in it, the first argument of every call
     """
-    heads: dict[str, nn.Module] = {"action_net": policy.action_net, "value_net": policy.value_net}
-    read: dict[str, list[Any]] = {name: [] for name in heads}
+    heads = {path: module for path, module in policy.named_modules() if path.split(".")[0] in MAPS}
+    read: dict[str, list[Any]] = {path: [] for path in heads}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _, inputs: read[name].append(inputs[0] if inputs else None)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from sb3_forward import closed_form
-from sb3_forward.agreement import Agreement
+from sb3_forward.agreement import MAPS, Agreement
 from sb3_forward.blocks import gradient_hooks, hooked
 from sb3_forward.closed_form import HeadOutputs, Slopes
 from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
@@ -30,8 +30,6 @@ from sb3_forward.optimizers import Maker, build_optimizer, set_apart
 from sb3_forward.rows import join, pick
 from sb3_forward.whitening import Basis, Whitening
 
-# The heads that map features: of the actor, and of the critic
-MAPS = ("action_net", "value_net")
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
 
@@ -105,6 +103,9 @@ class Heads:
         self.linear_heads = linear
         if agreement is not None and self.through_policy:
             self.linear_heads = [name for name in linear if name in agreement.reading]
+        # The first layer of a deeper head can be held to what it says, too
+        reading = linear if agreement is None else agreement.reading
+        self.held = [path for path in reading if self._is_linear(policy.get_submodule(path))]
         # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads and (agreement is None or agreement.values)
         spread = [] if self.spread is None else [self.spread]
@@ -236,38 +237,38 @@ class Heads:
     def say(self, *parts: Latents) -> list[th.Tensor]:
         """
         :param parts: features of actor (N_i, d_pi) and critic (N_i, d_vf), of N rows in all
-        :return: outputs of the heads that are linear, (N, k) each
+        :return: outputs of the heads and layers that are linear on them, (N, k) each
         """
         # Parts are joined for one head after the other: a copy of what both read would be most of what an update holds
-        read = dict(zip(MAPS, zip(*parts, strict=True), strict=True))
-        return [getattr(self.policy, name)(join(read[name])) for name in self.linear_heads]
+        read = list(zip(*parts, strict=True))
+        return [self.policy.get_submodule(path)(join(read[_side(path)])) for path in self.held]
 
     @th.no_grad()
     def hold(self, said: list[th.Tensor], features: Latents) -> float | None:
         """
-        Fit the linear heads by ridge regression to what they said before their features moved (our choice), so that the hidden
-        layers' steps change neither policy nor values more than they must.
+        Fit the heads that are linear, and linear first layers of others, by ridge regression to what they said before their
+        features moved (our choice), so that the hidden layers' steps change neither policy nor values more than they must.
 
         :param said: what :meth:`say` was, of N rows and then of the anchors
         :param features: of actor (N, d_pi) and critic (N, d_vf) on these rows as they are now
         :return: how much of what the action head said would change without: norm of the change over that of the variation;
-            None if that head is not linear
+            of its first layer if it is deeper, None if no such layer is linear
         :raises ValueError: if a fit is not finite; that head has not moved then
         """
         parts = [features] if self.anchors is None else [features, self.anchors]
         drift = None
-        for name, wanted in zip(self.linear_heads, said, strict=True):
-            head, read = getattr(self.policy, name), [part[MAPS.index(name)] for part in parts]
+        for path, wanted in zip(self.held, said, strict=True):
+            head, read = self.policy.get_submodule(path), [part[_side(path)] for part in parts]
             missing = [own - head(latent) for own, latent in zip(wanted.split(list(map(len, read))), read, strict=True)]
-            if name == "action_net":
+            if _side(path) == 0:
                 variation = (wanted - wanted.mean(dim=0)).norm().clamp_min(th.finfo(wanted.dtype).tiny)
                 drift = (th.stack([own.norm() for own in missing]).norm() / variation).item()
-            gram = level_gram(read[0]) + self._anchor_gram(name)
+            gram = level_gram(read[0]) + self._anchor_gram(MAPS[_side(path)])
             moments = th.stack([level_moments(latent, own) for latent, own in zip(read, missing, strict=True)]).sum(dim=0)
-            self._move(name, solve_ridge(gram, moments, REFIT_RIDGE))
+            self._move(path, solve_ridge(gram, moments, REFIT_RIDGE))
         return drift
 
-    def _move(self, name: str, step: th.Tensor) -> None:
+    def _move(self, path: str, step: th.Tensor) -> None:
         """
         What a head should say more, by a ridge regression. The bias is penalised as the weights are: they carry the level,
         too, and it does not spread to features never seen.
@@ -277,8 +278,8 @@ class Heads:
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "
                 "`local_learning_rate`"
             )
-            raise ValueError(f"The fit of the heads is not finite; the weights of `{name}` were left as they were. {reason}.")
-        head = getattr(self.policy, name)
+            raise ValueError(f"The fit of the heads is not finite; the weights of `{path}` were left as they were. {reason}.")
+        head: Any = self.policy.get_submodule(path)
         head.weight.add_(step[:-1].T)
         head.bias.add_(step[-1])
 
@@ -517,6 +518,11 @@ def _watched(layers: Iterable[nn.Module], say: Callable[[], Said]) -> tuple[list
 
     vectors = all(map(is_vector, outputs))
     return (outputs if vectors else []), log_prob, distribution
+
+
+def _side(path: str) -> int:
+    """Whose features a head, or a module in it, reads: 0 for the actor's, 1 for the critic's."""
+    return MAPS.index(path.split(".")[0])
 
 
 def _flat_gradients(parameters: list[nn.Parameter]) -> th.Tensor:

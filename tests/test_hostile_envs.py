@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -148,6 +149,27 @@ def test_observation_is_not_finite(algorithm: Any, hidden_training: str, value: 
 def test_last_observation_of_a_rollout_is_not_finite() -> None:
     with pytest.raises(ValueError, match="environment 0 at step 16 of the rollout is nan"):
         hostile(ForwardPPO, HostileEnv(observe=becomes(np.nan, at=16))).learn(16)
+
+
+class Filled(BaseFeaturesExtractor):
+    """Missing values are zero, and told of."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, 8)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return th.cat([observations.nan_to_num(0.0), observations.isnan().float()], dim=1)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_missing_values_that_the_policy_deals_with(algorithm: Any) -> None:
+    """As under SB3. Infinity is refused: a bounded activation would hide it."""
+    kwargs = {"policy_kwargs": {"features_extractor_class": Filled}}
+    model = hostile(algorithm, HostileEnv(observe=becomes(np.nan, at=5)), **kwargs).learn(32)
+    assert np.isnan(model.rollout_buffer.observations).sum() + model._n_updates > 0
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+    with pytest.raises(ValueError, match="is inf in entry 2"):
+        hostile(algorithm, HostileEnv(observe=becomes(np.inf, at=5)), **kwargs).learn(32)
 
 
 def test_observation_of_a_dictionary_is_not_finite() -> None:

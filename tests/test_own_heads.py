@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads import improved_outputs
+from sb3_forward.heads import Heads, improved_outputs
 from tests.envs import ALGORITHMS, small_model
 
 
@@ -146,6 +146,39 @@ def test_heads_wrapped_in_a_built_model(algorithm: Any, wrap: str) -> None:
     before = parameters_of(model)
     model.learn(32, reset_num_timesteps=False)
     assert moved(model, before) == before.keys()
+
+
+class Deep(ForwardPolicy):
+    """Heads of two layers each."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.action_net = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 3))
+        self.value_net = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1))  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_deeper_heads_are_held_by_their_first_layer(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the layers below move, the heads go on saying what they said."""
+    model = small_model(algorithm, Deep, n_steps=256, local_learning_rate=0.003, learning_rate=0.0, local_batch_size=64)
+    observations = th.rand(64, 4) * 2 - 1
+
+    def said() -> th.Tensor:
+        with th.no_grad():
+            return th.cat(
+                [model.policy.get_distribution(observations).distribution.logits, model.policy.predict_values(observations)], 1
+            )
+
+    changes = []
+    for held in (True, False):
+        if not held:
+            monkeypatch.setattr(Heads, "hold", lambda *_: None)
+        before, weights = said(), model.policy.mlp_extractor.policy_net[0].weight.clone()
+        model.learn(256, reset_num_timesteps=False)
+        changes.append((said() - before).norm() / (model.policy.mlp_extractor.policy_net[0].weight - weights).norm())
+    assert model.heads.held == ["action_net.0", "value_net.0"]
+    assert changes[0] < 0.3 * changes[1]
 
 
 EXCHANGES: dict[str, Callable[[Any], object]] = {

@@ -459,4 +459,4 @@ def test_a_compiled_policy_is_compiled_once(algorithm: Any) -> None:
     assert models[0].heads.memory.rows == models[1].heads.memory.rows > 0
     assert [(cut.env, cut.step) for cut in models[1]._recorder.cuts] == [(0, 4), (0, 9), (0, 14), (0, 19)]
     for name, value in models[0].policy.named_parameters():
-        th.testing.assert_close(models[1].policy._orig_mod.get_parameter(name), value, rtol=1e-3, atol=1e-3, msg=name)
+        th.testing.assert_close(models[1].policy._orig_mod.get_parameter(name), value, rtol=1e-3, atol=5e-3, msg=name)
