@@ -20,6 +20,9 @@ from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_model
 class OwnPolicy(ForwardPolicy):
     """SB3's, written out; subclasses say what they change."""
 
+    action_net: Any
+    mlp_extractor: Any
+
     def distribution(self, obs: th.Tensor, latent_pi: th.Tensor) -> Any:
         return self._get_action_dist_from_latent(latent_pi)
 
@@ -246,6 +249,8 @@ def test_hooks_of_gradients_are_called_and_heeded(algorithm: Any, name: str, hoo
 
 
 class WritesBack(BaseCallback):
+    model: Any
+
     def _on_step(self) -> bool:
         self.model.set_parameters(self.model.get_parameters())
         return True
@@ -253,6 +258,8 @@ class WritesBack(BaseCallback):
 
 class Probes(BaseCallback):
     """Asks the policy, and the values, in between."""
+
+    model: Any
 
     def _probe(self) -> None:
         with th.random.fork_rng(), th.no_grad():
@@ -283,6 +290,8 @@ def test_callbacks_that_change_nothing_change_nothing(algorithm: Any, callback: 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_returns_that_a_callback_has_written_count(algorithm: Any) -> None:
     class Writes(BaseCallback):
+        model: Any
+
         def _on_step(self) -> bool:
             return True
 
