@@ -37,6 +37,8 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
     :param local_epochs: passes of each block over the rows of a hidden phase, >= 1
     :param local_batch_size: rows of a step of a block, >= 3
+    :param local_memory: MiB that a hidden phase holds of what its blocks read, >= 0; what is larger, as of images, is computed
+        anew from below where it is read
     :param local_loss: the unguided part of the local loss, ``"strain"`` (classical scaling, one minus CKA) or ``"stress"``
         (metric MDS)
     :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances in the unguided part
@@ -79,6 +81,7 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         local_interval: int = 4096,
         local_epochs: int = 4,
         local_batch_size: int = 256,
+        local_memory: int = 64,
         local_loss: Literal["strain", "stress"] = "strain",
         disparity: Literal["gaussian", "identity"] = "gaussian",
         guidance_coef: float = 1.0,
@@ -114,6 +117,7 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
             local_interval=local_interval,
             local_epochs=local_epochs,
             local_batch_size=local_batch_size,
+            local_memory=local_memory,
             local_loss=local_loss,
             disparity=disparity,
             guidance_coef=guidance_coef,

@@ -11,24 +11,10 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from sb3_forward.maps import Activations, as_matrix, summary_of
 from sb3_forward.optimizers import Maker, build_optimizer
-
-# What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
-Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
-
-
-def as_matrix(activations: Activations) -> th.Tensor:
-    """
-    One row per sample, all else flattened and put side by side: what distances are taken of.
-
-    :param activations: a tensor (B, ...), or a dictionary or tuple of such tensors
-    :return: (B, d)
-    """
-    if isinstance(activations, th.Tensor):
-        return activations.flatten(start_dim=1) if activations.ndim > 1 else activations[:, None]
-    parts = activations.values() if isinstance(activations, dict) else activations
-    return th.cat([as_matrix(part).float() for part in parts], dim=1)
 
 
 class LocalStep(NamedTuple):
@@ -39,10 +25,11 @@ class LocalStep(NamedTuple):
     grad_norm: float  # before clipping
 
 
-# A local loss: from a block's outputs as a matrix (B, d) to its value and its gradient (B, d)
+# A local loss: from what is compared of a block's outputs, (B, d), to its value and its gradient (B, d)
 Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # From the gradient (B, d) of the outputs as a matrix to those of a block's parameters; None where it has none
-Pull = Callable[[th.Tensor], "tuple[th.Tensor | None, ...]"]
+Gradients = tuple[th.Tensor | None, ...]
+Pull = Callable[[th.Tensor], Gradients]
 # From the gradient of an activation's outputs and these outputs to the gradient of its inputs
 Slope = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
@@ -70,6 +57,9 @@ class Block:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
         self._dense = _dense(forward, self.parameters)
+        module = forward if isinstance(forward, nn.Module) else getattr(getattr(forward, "__self__", None), "module", None)
+        #: whether a row counts in what the block says of the others
+        self.has_batch_norm = module is not None and any(isinstance(own, _BatchNorm) for own in module.modules())
 
     def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
         """
@@ -97,10 +87,39 @@ class Block:
         :return: the outputs computed before the step (detached), the loss and the gradient norm before clipping
         :raises ValueError: if the loss or its gradient is not finite; no weight has moved then
         """
-        assert self.optimizer is not None, f"block {self.name} has no parameters to train"
+        outputs, loss, gradients = self.gradients(inputs, objective)
+        return self.step(outputs, loss, gradients, max_grad_norm)
+
+    def gradients(self, inputs: Activations, objective: Objective) -> tuple[Activations, th.Tensor, Gradients]:
+        """
+        Forward pass and local loss.
+
+        :param inputs: detached inputs of B rows
+        :param objective: the local loss
+        :return: the outputs (detached), the loss, and its gradients with respect to the parameters
+        """
         outputs, pull = self._run_dense(inputs) if self._is_dense(inputs) else self._run(inputs)
-        loss, gradient = objective(as_matrix(outputs))
-        gradients = pull(gradient)
+        summary = summary_of(outputs)
+        if summary is None:
+            loss, gradient = objective(as_matrix(outputs))
+        else:
+            assert isinstance(outputs, th.Tensor)
+            loss, gradient = objective(summary(outputs))
+            gradient = summary.pull(gradient)
+        return outputs, loss, pull(gradient)
+
+    def step(self, outputs: Activations, loss: th.Tensor, gradients: Gradients, max_grad_norm: float) -> LocalStep:
+        """
+        One optimizer step.
+
+        :param outputs: those that the loss is of, handed on
+        :param loss: the local loss
+        :param gradients: its gradients, overwritten
+        :param max_grad_norm: clip their norm to this
+        :return: what the step did
+        :raises ValueError: if the loss or a gradient is not finite; no weight has moved then
+        """
+        assert self.optimizer is not None, f"block {self.name} has no parameters to train"
         found = [part for part in gradients if part is not None]
         value, *norms = th.stack([loss, *(th.linalg.vector_norm(part) for part in found)]).tolist()
         norm = math.hypot(*norms)
@@ -129,7 +148,10 @@ class Block:
         def pull(gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
             # With `.grad` as under SB3: hooks of the user's own see the gradients, and may change them
             th.autograd.backward(matrix, gradient, inputs=self.parameters)
-            return tuple(parameter.grad for parameter in self.parameters)
+            found = tuple(parameter.grad for parameter in self.parameters)
+            for parameter in self.parameters:
+                parameter.grad = None
+            return found
 
         return detached(outputs), pull
 

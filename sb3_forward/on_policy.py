@@ -47,7 +47,7 @@ from sb3_forward.latents import LatentRecorder, Latents, alike
 from sb3_forward.network import HiddenNetwork
 from sb3_forward.optimizers import maker_of, regroup
 from sb3_forward.pending import Pending, Rows
-from sb3_forward.phase import BATCH_ROWS, BlockRecord, HiddenPhase, LocalObjective
+from sb3_forward.phase import BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.rows import join, pick
 from sb3_forward.validation import (
@@ -92,6 +92,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         local_interval: int,
         local_epochs: int,
         local_batch_size: int,
+        local_memory: int,
         local_loss: str,
         disparity: str,
         guidance_coef: float,
@@ -104,6 +105,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.local_interval = local_interval
         self.local_epochs = local_epochs
         self.local_batch_size = local_batch_size
+        self.local_memory = local_memory
         self.local_loss = local_loss
         self.disparity = disparity
         self.guidance_coef = guidance_coef
@@ -140,6 +142,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             "a whole number of at least 3",
             3,
             "a local loss compares the distances of pairs of rows, and two rows have only one",
+        )
+        self.local_memory = check_whole_number(
+            "local_memory", self.local_memory, "a whole number of at least 0 (MiB; 0 holds nothing)", 0
         )
         self.local_loss = check_choice("local_loss", self.local_loss, LOCAL_LOSSES)
         self.disparity = check_choice("disparity", self.disparity, DISPARITIES)
@@ -430,7 +435,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """Cache what depends on the features of the anchors, for as long as the hidden layers stay."""
         self.heads.forget()
         if self.anchors.rows > 0:
-            self.heads.remember(self._latents(self.anchors.batches(BATCH_ROWS)))
+            self.heads.remember(self._latents(self.anchors.batches(self.network.pass_rows)))
 
     def _train_blocks(self, rows: Rows) -> Latents:
         for block in self.network.blocks:
@@ -438,8 +443,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             update_learning_rate(block.optimizer, self._local_learning_rate())
             block.optimizer.state = self.policy.optimizer.state
         objective = LocalObjective(self.guidance_coef, self.local_loss, self.disparity)
-        phase = HiddenPhase(self.network, objective, self.local_epochs, self.local_batch_size, self.max_grad_norm)
-        features = phase.learn(rows.observations(th.arange(rows.number)), rows.signals)
+        sizes = self.local_epochs, self.local_batch_size, self.max_grad_norm
+        phase = HiddenPhase(self.network, objective, *sizes, budget=self.local_memory * 2**20)
+        features = phase.learn(rows.observations, rows.number, rows.signals)
         self._log_blocks(phase.records)
         return features
 
@@ -451,7 +457,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
         if self.heads.through_policy:
-            parts = th.arange(len(advantages)).split(BATCH_ROWS)
+            parts = th.arange(len(advantages)).split(self.network.pass_rows)
             own = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
             actor = th.cat([improved_outputs(self.heads.policy, *columns) for columns in own])
         else:
@@ -474,7 +480,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return th.cat(actor), th.cat(critic)
 
     def _rollout_latents(self) -> Latents:
-        return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(BATCH_ROWS)))
+        return self._latents(map(self._observations, th.arange(self._rollout_rows()).split(self.network.pass_rows)))
 
     def _cached_rollout(self, latents: Latents) -> CachedRollout:
         """The rollout on its top features, and what the heads' loss needs beside."""
@@ -484,7 +490,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def _sampled_rollout(self, samples: RolloutBufferSamples | DictRolloutBufferSamples) -> CachedRollout:
         """The same of what a buffer has handed out."""
-        parts = th.arange(len(samples.returns)).split(BATCH_ROWS)
+        parts = th.arange(len(samples.returns)).split(self.network.pass_rows)
         latents = self._latents(pick(samples.observations, part) for part in parts)
         columns = (samples.old_values, samples.old_log_prob, samples.advantages, samples.returns)
         return self._as_learned(latents, samples.actions, columns)

@@ -12,16 +12,15 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.blocks import Activations, Block, LocalStep, as_matrix
+from sb3_forward.blocks import Activations, Gradients, LocalStep, Objective
 from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, Configuration
 from sb3_forward.finite import parameter_problem
 from sb3_forward.guided import LinearImage, guided, linear_image, standardise
 from sb3_forward.latents import Latents
-from sb3_forward.network import HiddenNetwork
-from sb3_forward.rows import count, join, pick
+from sb3_forward.maps import summarised
+from sb3_forward.network import Feed, HiddenNetwork
+from sb3_forward.rows import join
 
-# Rows per forward pass of a block: bounds the memory of its activations
-BATCH_ROWS = 512
 # Two rows have a single distance, which matches any other: nothing is learned from fewer than these
 LEAST_ROWS = 3
 
@@ -63,24 +62,33 @@ class HiddenPhase:
     :param epochs: passes of each block over the rows
     :param batch_size: rows of a step
     :param max_grad_norm: clip the gradient norm of each step to this
+    :param budget: bytes of what blocks read that may be held
     """
 
     def __init__(
-        self, network: HiddenNetwork, objective: LocalObjective, epochs: int, batch_size: int, max_grad_norm: float
+        self,
+        network: HiddenNetwork,
+        objective: LocalObjective,
+        epochs: int,
+        batch_size: int,
+        max_grad_norm: float,
+        budget: int,
     ) -> None:
         self.network = network
         self.objective = objective
         self.epochs = epochs
         self.batch_size = batch_size
         self.max_grad_norm = max_grad_norm
+        self.budget = budget
         self.records: dict[str, BlockRecord] = {}  #: by name of the block, of the last phase
 
     @th.no_grad()
-    def learn(self, observations: PyTorchObs, guidance: dict[str, th.Tensor]) -> Latents:
+    def learn(self, observations: Callable[[th.Tensor], PyTorchObs], rows: int, guidance: dict[str, th.Tensor]) -> Latents:
         """
         Train every block.
 
-        :param observations: N rows, as the rollout buffer holds them
+        :param observations: from indices (B,) to these rows, as the rollout buffer holds them
+        :param rows: N
         :param guidance: what the heads should say of the rows, (N, k) for actor and critic; none for unguided blocks
         :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
@@ -91,40 +99,38 @@ class HiddenPhase:
             columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
             signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
         self.records = {}
-
-        def visit(block: Block, inputs: Activations) -> Activations:
-            if block.optimizer is not None:
-                self._train_block(block, inputs, signals.get(block.role))
-            return self._outputs(block, inputs)
-
         # As in a rollout, but in the steps: dropout off, statistics of BatchNorm at rest
         self.network.policy.set_training_mode(False)
+        feed = Feed(self.network, observations, rows, self.budget)
         try:
-            latents = self.network.latents(observations, visit)
+            for index, block in enumerate(self.network.steps):
+                if block.optimizer is not None:
+                    self._train_block(index, feed, rows, signals.get(block.role))
+                feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
             if (problem := parameter_problem(self.network.policy)) is not None:
                 raise ValueError(f"{problem}.") from error
             raise
+        latents = feed.tops()
         self.network.policy.set_training_mode(True)
         return latents
 
-    def _train_block(self, block: Block, inputs: Activations, signal: th.Tensor | None) -> None:
-        rows = count(inputs)
+    def _train_block(self, index: int, feed: Feed, rows: int, signal: th.Tensor | None) -> None:
+        block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
         explained: th.Tensor | float = math.nan
         for _ in range(self.epochs):
             image = None
             if signal is not None and self.objective.guidance_coef > 0:
-                image = image_of(self._outputs(block, inputs), signal)
+                outputs = (summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks)
+                image = linear_image(join(list(outputs)), signal)
                 explained = image.explained
             self.network.policy.set_training_mode(True)
             for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                 if len(part) >= LEAST_ROWS:
-                    batch = pick(inputs, part)
-                    own = None if signal is None else signal[part]
-                    steps.append(block.local_step(batch, self._objective(batch, own, image), self.max_grad_norm))
+                    steps.append(self._step(index, feed, part, signal, image))
             self.network.policy.set_training_mode(False)
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
@@ -132,41 +138,44 @@ class HiddenPhase:
                 sum(losses) / len(steps), sum(norms) / len(steps), relative_change(before, block.parameters), float(explained)
             )
 
-    def _objective(
-        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None
-    ) -> Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]:
-        """The local loss of a minibatch, from a block's outputs (B, d) to its value and its gradient (B, d)."""
+    def _step(self, index: int, feed: Feed, rows: th.Tensor, signal: th.Tensor | None, image: LinearImage | None) -> LocalStep:
+        block = self.network.steps[index]
+
+        def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
+            inputs = feed.inputs(index, part)
+            return inputs, self._objective(inputs, None if signal is None else signal[part], image)
+
+        # The guided loss is a mean over rows: so many at a time as a pass takes have the same gradients, together
+        separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
+        if len(rows) <= self.network.pass_rows or not separate:
+            return block.local_step(*local_loss(rows), self.max_grad_norm)
+        loss, gradients = rows.new_zeros((), dtype=th.float), None
+        for part in rows.split(self.network.pass_rows):
+            _, own_loss, own = block.gradients(*local_loss(part))
+            share = len(part) / len(rows)
+            loss = loss + share * own_loss
+            own = tuple(None if gradient is None else gradient.mul_(share) for gradient in own)
+            gradients = own if gradients is None else _sum(gradients, own)
+        assert gradients is not None
+        return block.step((), loss, gradients, self.max_grad_norm)
+
+    def _objective(self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None) -> Objective:
+        """The local loss of a minibatch: what is compared of a block's outputs (B, d) to its value and its gradient (B, d)."""
 
         def objective(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
             if image is None or signal is None:
-                return self.objective.unguided(as_matrix(inputs), outputs)
+                return self.objective.unguided(summarised(inputs), outputs)
             loss, gradient = guided(outputs, signal, image)
             if (coef := self.objective.guidance_coef) < 1:
-                own_loss, own_gradient = self.objective.unguided(as_matrix(inputs), outputs)
+                own_loss, own_gradient = self.objective.unguided(summarised(inputs), outputs)
                 loss, gradient = own_loss.lerp(loss, coef), own_gradient.lerp(gradient, coef)
             return loss, gradient
 
         return objective
 
-    def _outputs(self, block: Block, inputs: Activations) -> Activations:
-        starts = range(0, count(inputs), BATCH_ROWS)
-        return join([block.forward(pick(inputs, slice(start, start + BATCH_ROWS))) for start in starts])
 
-
-def image_of(outputs: Activations, signal: th.Tensor) -> LinearImage:
-    """
-    Fit the linear image of a block's outputs. That of feature maps reads their means over space (our choice): the 12,800
-    numbers of a convolution are too many for a regression on some thousand rows.
-
-    :param outputs: of N rows
-    :param signal: (N, k) guidance from :func:`~sb3_forward.guided.standardise`
-    :return: the image, of the outputs as a matrix
-    """
-    if not isinstance(outputs, th.Tensor) or outputs.ndim != 4:
-        return linear_image(as_matrix(outputs), signal)
-    places = outputs.shape[2] * outputs.shape[3]
-    image = linear_image(outputs.mean(dim=(2, 3)), signal)
-    return image._replace(weights=image.weights.repeat_interleave(places, dim=0) / places)
+def _sum(first: Gradients, second: Gradients) -> Gradients:
+    return tuple(None if own is None or other is None else own.add_(other) for own, other in zip(first, second, strict=True))
 
 
 def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:

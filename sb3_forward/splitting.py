@@ -7,6 +7,7 @@ next. What cannot be traced is one block: never silently left untrained.
 """
 
 import copy
+import math
 import operator
 import warnings
 from collections import Counter
@@ -299,6 +300,7 @@ def _attempt(root: Root, observations: list[PyTorchObs], opaque: dict[nn.Module,
         values = [_values(root, graph, rows) for rows in observations]
         _copy_for_each_user(graph, values)
         numbers, reused = _partition(root, graph)
+        _flatten_late(graph, numbers, values[0])
         for node, number in numbers.items():
             crosses = any(numbers.get(user) != number for user in node.users)
             if crosses and [_rows(value[node]) for value in values] != list(ROWS):
@@ -438,14 +440,14 @@ def _starts(root: Root, node: fx.Node, parameters: list[nn.Parameter]) -> bool:
     return any(parameter.ndim > 1 for parameter in parameters)
 
 
-def _partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, int], list[str]]:
+def _partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, float], list[str]]:
     """The part that each operation goes to, which reads from those of lower numbers alone; and the modules used again."""
-    numbers: dict[fx.Node, int] = {}
+    numbers: dict[fx.Node, float] = {}
     reused: list[str] = []
-    owners: dict[nn.Parameter, int] = {}
+    owners: dict[nn.Parameter, float] = {}
     highest = 0
 
-    def merge(first: int, last: int) -> None:
+    def merge(first: float, last: float) -> None:
         numbers.update({key: first for key, number in numbers.items() if first <= number <= last})
         owners.update({key: first for key, number in owners.items() if first <= number <= last})
 
@@ -480,10 +482,24 @@ def _partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, int], list[st
     return numbers, reused
 
 
-def _cut(root: Root, graph: fx.Graph, numbers: dict[fx.Node, int], reused: list[str]) -> Cut:
+def _flatten_late(graph: fx.Graph, numbers: dict[fx.Node, float], values: dict[fx.Node, Any]) -> None:
+    """Feature maps are flattened by who reads them: until then, it can be seen what a channel is."""
+    for node in reversed(list(graph.nodes)):
+        read = node.all_input_nodes
+        if node not in numbers or len(read) != 1 or numbers.get(read[0]) != numbers[node]:
+            continue
+        before, after = values[read[0]], values[node]
+        if isinstance(before, th.Tensor) and before.ndim == 4 and isinstance(after, th.Tensor) and after.ndim == 2:
+            users = {numbers.get(user, math.inf) for user in node.users}
+            flattens = th.equal(before.flatten(start_dim=1), after)
+            if flattens and numbers[node] not in users:
+                numbers[node] = users.pop() if len(users) == 1 and math.inf not in users else numbers[node] + 0.5
+
+
+def _cut(root: Root, graph: fx.Graph, numbers: dict[fx.Node, float], reused: list[str]) -> Cut:
     output = _output(graph)
     tops: list[str] = [node.name for node in output.args[0]]  # type: ignore[union-attr, misc]
-    reach: dict[int, set[str]] = {}
+    reach: dict[float, set[str]] = {}
     parts, names = [], []
     later = set(tops)
     for number in sorted(set(numbers.values()), reverse=True):

@@ -36,6 +36,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     ],
     "local_interval": [0, -1, 4096.0, NAN, np.int64(0)],
     "local_batch_size": [2, 64.0, -64, np.float32(64)],
+    "local_memory": [-1, 64.0, np.float32(64)],
     "local_epochs": [0, 1.0, INF],
     "head_learning_rate_scale": [0.0, -1, INF, NAN, 10**400],
 }
@@ -48,6 +49,7 @@ OF_ANOTHER_TYPE: dict[str, list[Any]] = {
     "local_learning_rate": [None, True, [1e-3], {"lr": 1e-3}, ARRAY, lambda: 1e-3, lambda progress: None, print],
     "local_interval": ["4096", None, True, [4096], ARRAY],
     "local_batch_size": ["64", None, True, np.bool_(True), ARRAY],
+    "local_memory": ["64", None, True, np.bool_(True), ARRAY],
     "local_epochs": ["1", None, False, np.timedelta64(1)],
     "head_learning_rate_scale": ["3", None, True, [3.0], ARRAY],
     "whiten_heads": ["no", "False", None, 0, 1, 1.0, [], np.int64(1), ARRAY],

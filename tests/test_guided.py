@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_forward.blocks import as_matrix
 from sb3_forward.guided import IMAGE_RIDGE, LinearImage, guided, linear_image, standardise
-from sb3_forward.phase import image_of
+from sb3_forward.maps import MapSummary, summarised
 from tests.envs import DEVICES
 
 
@@ -287,32 +286,36 @@ def test_large_outputs_of_few_dimensions_are_no_less_understood(scale: float) ->
 # === Feature maps ===
 
 
-def test_an_image_of_feature_maps_is_that_of_their_means() -> None:
-    maps = normal(40, 5, 3, 2)
-    means = maps.mean(dim=(2, 3))
-    guidance = mixed(means, 2)
-    image, expected = image_of(maps, guidance), linear_image(means, guidance)
-    assert image.weights.shape == (30, 2)
-    th.testing.assert_close(as_matrix(maps) @ image.weights + image.intercept, means @ expected.weights + expected.intercept)
-    th.testing.assert_close((image.loss, image.explained), (expected.loss, expected.explained))
+@pytest.mark.parametrize(("grid", "cells"), [(1, 1), (2, 4), (3, 6), (8, 6)])
+def test_feature_maps_are_compared_by_means_over_a_grid(grid: int, cells: int) -> None:
+    maps = normal(20, 4, 3, 2)
+    summary = MapSummary(maps, grid)
+    expected = nn.functional.adaptive_avg_pool2d(maps, (min(grid, 3), min(grid, 2))).flatten(start_dim=1)
+    assert expected.shape == (20, 4 * cells)
+    for form in (maps, maps.flatten(start_dim=1)):
+        th.testing.assert_close(summary(form), expected)
 
 
-def test_gradient_of_feature_maps_is_that_of_the_minimum() -> None:
-    maps = normal(20, 4, 3, 2).requires_grad_()
-    means = maps.mean(dim=(2, 3))
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_gradient_of_feature_maps_is_that_of_the_minimum(grid: int) -> None:
+    maps = normal(60, 4, 5, 3).requires_grad_()
+    summary = MapSummary(maps, grid)
+    means = summary(maps)
     guidance = mixed(means.detach(), 2)
     (expected,) = th.autograd.grad(loss_of_pairs(means, guidance, best_weights(means, guidance)), maps)
-    still = maps.detach()
-    _, gradient = guided(as_matrix(still), guidance, image_of(still, guidance))
+    still = summary(maps.detach())
+    gradient = summary.pull(guided(still, guidance, linear_image(still, guidance))[1])
     th.testing.assert_close(gradient.view_as(expected), expected)
 
 
-def test_an_image_of_several_outputs_is_that_of_all_of_them() -> None:
-    first, second = normal(40, 3), normal(40, 2, seed=1)
-    guidance = mixed(th.cat([first, second], dim=1), 2).float()
-    expected = linear_image(th.cat([first, second], dim=1).float(), guidance)
-    th.testing.assert_close(tuple(image_of((first, second), guidance)), tuple(expected))
-    th.testing.assert_close(tuple(image_of({"a": first, "b": second}, guidance)), tuple(expected))
+def test_what_is_compared_of_several_outputs_is_all_of_them() -> None:
+    first, second = normal(40, 3).float(), normal(40, 2, seed=1).float()
+    expected = th.cat([first, second], dim=1)
+    assert th.equal(summarised((first, second)), expected)
+    assert th.equal(summarised({"a": first, "b": second}), expected)
+    assert th.equal(summarised(first), first)
+    maps = normal(6, 2, 3, 3)
+    assert th.equal(summarised(maps), MapSummary(maps)(maps))
 
 
 # === What comes of it ===

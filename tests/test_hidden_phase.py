@@ -26,7 +26,12 @@ GUIDED = LocalObjective(1.0, "strain", "gaussian")
 
 
 def hidden_phase(model: Any, objective: LocalObjective = GUIDED, **kwargs: Any) -> HiddenPhase:
-    return HiddenPhase(model.network, objective, **{"epochs": 2, "batch_size": 16, "max_grad_norm": 1e9, **kwargs})
+    defaults = {"epochs": 2, "batch_size": 16, "max_grad_norm": 1e9, "budget": 2**20}
+    return HiddenPhase(model.network, objective, **{**defaults, **kwargs})
+
+
+def learn(run: HiddenPhase, observations: Any, guidance: dict[str, th.Tensor]) -> Any:
+    return run.learn(lambda rows: pick(observations, rows), count(observations), guidance)
 
 
 def sample(policy: str, rows: int) -> Any:
@@ -91,7 +96,7 @@ def test_inputs_of_a_block_stand_still_and_are_what_the_block_below_says_now(
 ) -> None:
     model = small_model(ForwardPPO, policy)
     observations = sample(policy if isinstance(policy, str) else "MlpPolicy", 20)
-    hidden_phase(model, batch_size=10).learn(observations, signals(20))
+    learn(hidden_phase(model, batch_size=10), observations, signals(20))
     assert [block.name for block, _, _ in steps] == [block.name for block in model.network.blocks for _ in range(4)]
     inputs_of: dict[str, th.Tensor] = {}
 
@@ -118,7 +123,7 @@ def test_features_are_those_of_the_layers_as_they_are_now(policy: str, rows: int
     model, observations = small_model(ForwardPPO, policy), sample(policy, rows)
     with th.no_grad():
         before = model.network.latents(observations)
-        features = hidden_phase(model).learn(observations, signals(rows))
+        features = learn(hidden_phase(model), observations, signals(rows))
         after = model.network.latents(observations)
     for old, now, fresh in zip(before, features, after, strict=True):
         th.testing.assert_close(now, fresh, rtol=1e-4, atol=1e-5)
@@ -132,7 +137,7 @@ def test_layers_without_parameters_to_train_pass_on_what_they_say(steps: list[tu
     below[0].requires_grad_(False)
     model._find_blocks()
     observations, before = sample("MlpPolicy", 16), below[0].weight.clone()
-    hidden_phase(model, epochs=1).learn(observations, signals(16))
+    learn(hidden_phase(model, epochs=1), observations, signals(16))
     (inputs,) = (inputs for block, inputs, _ in steps if block.name == "critic.1")
     assert th.equal(below[0].weight, before)
     permutation(inputs, below(observations))
@@ -182,7 +187,7 @@ def test_only_what_is_guided_moves() -> None:
         guidance = signals(32)
         guidance[constant] = th.full_like(guidance[constant], 0.7)
         run = hidden_phase(model)
-        run.learn(sample("MlpPolicy", 32), guidance)
+        learn(run, sample("MlpPolicy", 32), guidance)
         assert {name: record.movement > 0 for name, record in run.records.items()} == {
             "extractor": True,
             **{role: role != still for role in ("actor", "critic")},
@@ -193,16 +198,16 @@ def test_only_what_is_guided_moves() -> None:
 def test_actor_and_critic_count_alike_for_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of their columns; a column has a variance of one in the mean, as where a block has one guide."""
     fitted: list[th.Tensor] = []
-    image_of = phase.image_of
+    fit = phase.linear_image
 
-    def watched(outputs: Activations, signal: th.Tensor) -> Any:
+    def watched(outputs: th.Tensor, signal: th.Tensor) -> Any:
         fitted.append(signal)
-        return image_of(outputs, signal)
+        return fit(outputs, signal)
 
-    monkeypatch.setattr(phase, "image_of", watched)
+    monkeypatch.setattr(phase, "linear_image", watched)
     model = small_model(ForwardPPO, policy_kwargs={"features_extractor_class": SharedLayer, "net_arch": []})
     guidance = signals(32)
-    hidden_phase(model, epochs=1).learn(sample("MlpPolicy", 32), guidance)
+    learn(hidden_phase(model, epochs=1), sample("MlpPolicy", 32), guidance)
     (signal,) = fitted
     variances = signal.var(dim=0, correction=0)
     assert variances[:3].sum().item() == pytest.approx(2)
@@ -213,11 +218,11 @@ def test_actor_and_critic_count_alike_for_what_they_share(monkeypatch: pytest.Mo
 
 
 def test_without_weight_no_image_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phase, "image_of", lambda *_: pytest.fail("an image of weight zero was fitted"))
+    monkeypatch.setattr(phase, "linear_image", lambda *_: pytest.fail("an image of weight zero was fitted"))
     model = small_model(ForwardPPO)
     for objective, guidance in ((LocalObjective(0.0, "strain", "gaussian"), signals(32)), (GUIDED, {})):
         run = hidden_phase(model, objective)
-        run.learn(sample("MlpPolicy", 32), guidance)
+        learn(run, sample("MlpPolicy", 32), guidance)
         assert all(math.isnan(record.explained) and record.movement > 0 for record in run.records.values())
 
 
@@ -229,7 +234,7 @@ def test_the_coefficient_is_the_share_of_the_guided_loss(coef: float) -> None:
         model = small_model(ForwardPPO, policy_kwargs={"net_arch": {"vf": [8], "pi": []}, "optimizer_class": th.optim.SGD})
         before = hidden_state(model)
         run = hidden_phase(model, LocalObjective(share, "stress", "identity"), epochs=1, batch_size=32)
-        run.learn(sample("MlpPolicy", 32), signals(32))
+        learn(run, sample("MlpPolicy", 32), signals(32))
         return run.records["critic"].loss, th.cat(
             [(new - old).flatten() for old, new in zip(before.values(), hidden_state(model).values(), strict=True)]
         )
@@ -244,16 +249,16 @@ def test_the_image_is_fitted_to_all_rows_before_every_pass(
     steps: list[tuple[Block, Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[tuple[th.Tensor, th.Tensor, int]] = []
-    image_of = phase.image_of
+    fit = phase.linear_image
 
-    def watched(outputs: Activations, signal: th.Tensor) -> Any:
+    def watched(outputs: th.Tensor, signal: th.Tensor) -> Any:
         fitted.append((as_matrix(outputs), signal, len(steps)))
-        return image_of(outputs, signal)
+        return fit(outputs, signal)
 
-    monkeypatch.setattr(phase, "image_of", watched)
+    monkeypatch.setattr(phase, "linear_image", watched)
     model, observations, guidance = small_model(ForwardPPO), sample("MlpPolicy", 48), signals(48)
     run = hidden_phase(model, epochs=3)
-    run.learn(observations, guidance)
+    learn(run, observations, guidance)
     # Three minibatches to a pass
     assert [made for _, _, made in fitted] == [3 * passes for passes in range(3 * 4)]
     inputs: dict[str, th.Tensor] = {"actor.0": observations, "critic.0": observations}
@@ -286,7 +291,7 @@ def test_records_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(ForwardPPO)
     before = hidden_state(model)
     run = hidden_phase(model, max_grad_norm=1e-3)
-    run.learn(sample("MlpPolicy", 40), signals(40))
+    learn(run, sample("MlpPolicy", 40), signals(40))
     after = hidden_state(model)
     assert list(run.records) == [block.name for block in model.network.blocks]
     for name, record in run.records.items():
@@ -305,7 +310,7 @@ def test_too_few_rows_move_nothing() -> None:
     model = small_model(ForwardPPO)
     before = hidden_state(model)
     run = hidden_phase(model)
-    features = run.learn(sample("MlpPolicy", 2), signals(2))
+    features = learn(run, sample("MlpPolicy", 2), signals(2))
     assert run.records == {}
     assert all(th.equal(old, new) for old, new in zip(before.values(), hidden_state(model).values(), strict=True))
     th.testing.assert_close(features, model.network.latents(sample("MlpPolicy", 2)))
@@ -319,7 +324,7 @@ def test_batch_norm_sees_every_minibatch_once() -> None:
     model = small_model(ForwardPPO, policy_kwargs={"features_extractor_class": BatchNormExtractor})
     extractor = model.policy.features_extractor
     observations = sample("MlpPolicy", 40)
-    features = hidden_phase(model).learn(observations, signals(40))
+    features = learn(hidden_phase(model), observations, signals(40))
     assert int(extractor.batch_norm.num_batches_tracked) == 2 * 3
     assert model.policy.training
     model.policy.set_training_mode(False)
@@ -339,8 +344,8 @@ def test_peak_of_activations_does_not_grow_with_depth() -> None:
     def peak(depth: int) -> int:
         model = small_model(ForwardPPO, policy_kwargs={"net_arch": [32] * depth})
         run = hidden_phase(model, epochs=1, batch_size=500)
-        run.learn(observations, guidance)  # makes the state of the optimizers
-        return peak_on_cpu(lambda: run.learn(observations, guidance))
+        learn(run, observations, guidance)  # makes the state of the optimizers
+        return peak_on_cpu(lambda: learn(run, observations, guidance))
 
     shallow, deep = peak(2), peak(12)
     assert shallow > 2 * 4 * 2000 * 32
@@ -401,7 +406,7 @@ def test_layers_come_to_contain_what_guides_them(net_arch: list[int]) -> None:
         run = hidden_phase(model, LocalObjective(coef, "strain", "gaussian"), epochs=4, batch_size=64, max_grad_norm=0.5)
         for rollout in range(10):
             inputs, returns = among_noise(600, seed=rollout)
-            run.learn(inputs, {"actor": returns, "critic": returns})
+            learn(run, inputs, {"actor": returns, "critic": returns})
         learned[coef] = understood(model)
     assert frozen < 0.1
     assert learned[0.0] < 0.3

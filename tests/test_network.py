@@ -293,7 +293,7 @@ def test_blocks(name: str) -> None:
 def test_one_block_holds_one_layer_and_all_up_to_the_next() -> None:
     network = HiddenNetwork(make_policy(ForwardCnnPolicy, IMAGE))
     layers = [[type(layer).__name__ for layer in block.forward] for block in network.blocks]  # type: ignore[attr-defined]
-    assert layers == [["Conv2d", "ReLU"], ["Conv2d", "ReLU"], ["Conv2d", "ReLU", "Flatten"], ["Linear", "ReLU"]]
+    assert layers == [["Conv2d", "ReLU"], ["Conv2d", "ReLU"], ["Conv2d", "ReLU"], ["Flatten", "Linear", "ReLU"]]
     network = HiddenNetwork(make_policy(net_arch=[8], activation_fn=nn.PReLU))
     assert [len(block.parameters) for block in network.blocks] == [3, 3]
 

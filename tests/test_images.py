@@ -1,0 +1,229 @@
+"""Convolutions: how they are split, what is compared of them, and what a hidden phase on images holds in memory."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from benchmarks.memory import peak_on_cpu
+from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardPPO
+from sb3_forward.blocks import Block
+from sb3_forward.network import Feed, HiddenNetwork
+from sb3_forward.rows import pick
+from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
+from tests.test_hidden_phase import hidden_phase, learn, sample, signals
+
+
+class Convolutions(BaseFeaturesExtractor):
+    """A convolution after the other, and branches that meet again."""
+
+    depth = 3
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 16)
+        self.stem = nn.Conv2d(3, 8, 3, stride=3)
+        self.inner = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1) for _ in range(self.depth - 1)])
+        self.out = nn.Linear(8 * 12 * 12, 16)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.stem(observations).relu()
+        for layer in self.inner:
+            hidden = hidden + layer(hidden).relu()
+        return self.out(hidden.flatten(1)).relu()
+
+
+def cnn_model(algorithm: Any, extractor: Any = Convolutions, **kwargs: Any) -> Any:
+    return small_model(algorithm, "CnnPolicy", policy_kwargs={"features_extractor_class": extractor}, **kwargs)
+
+
+def names(model: Any) -> list[str]:
+    return [f"{part.name}: {[type(own).__name__ for own in _leaves(part)]}" for part in model.network.parts]
+
+
+def _leaves(part: Any) -> list[nn.Module]:
+    return [own for own in part.module.modules() if not list(own.children())]
+
+
+# === Blocks ===
+
+
+def test_maps_are_flattened_by_the_layer_that_reads_them() -> None:
+    """So that a block of convolutions says feature maps, channel by channel."""
+    model = small_model(ForwardPPO, "CnnPolicy")
+    read, said = [], []
+
+    def visit(block: Block, inputs: Any) -> Any:
+        outputs = block.forward(inputs)
+        read.append(inputs.ndim)
+        said.append(outputs.ndim)
+        return outputs
+
+    model.network.latents(sample("CnnPolicy", 2), visit)
+    assert read == [4, 4, 4, 4]
+    assert said == [4, 4, 4, 2]
+    assert repr(model.network).splitlines()[-2] == "  extractor.3 (shared): Flatten, Linear, ReLU"
+
+
+def test_maps_that_two_layers_read_are_flattened_once() -> None:
+    class Flat(Convolutions):
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            return self.stem(observations).relu().flatten(1)
+
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(observation_space)
+            self._features_dim = 8 * 12 * 12
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = cnn_model(ForwardPPO, Flat)
+    first, flat, *_ = model.network.parts
+    assert [block.name for block in model.network.blocks][:3] == ["extractor", "actor.0", "actor.1"]
+    assert first.outputs == flat.inputs
+    before = hidden_state(model)
+    model.learn(16)
+    assert all(not th.equal(value, before[name]) for name, value in hidden_state(model).items())
+
+
+# === What a hidden phase holds ===
+
+
+@pytest.mark.parametrize("policy", OBSERVATIONS)
+@pytest.mark.parametrize("budget", [0, 20_000, 2**24])
+def test_what_is_computed_anew_is_what_would_be_held(policy: str, budget: int) -> None:
+    """Of any network, whatever fits: inputs of every part, and the top features."""
+    network = small_model(ForwardPPO, policy).network
+    network.pass_rows = 7
+    observations, rows = sample(policy, 20), th.tensor([3, 19, 0])
+    feed = Feed(network, lambda index: pick(observations, index), 20, budget)
+    expected: list[Any] = []
+    with th.no_grad():
+        latents = network.latents(observations, lambda block, inputs: expected.append(inputs) or block.forward(inputs))  # type: ignore[func-returns-value]
+        for index, inputs in enumerate(expected):
+            for chosen in (rows, slice(2, 9)):
+                th.testing.assert_close(feed.inputs(index, chosen), pick(inputs, chosen), rtol=1e-4, atol=1e-5)
+            feed.advance(index)
+        th.testing.assert_close(feed.tops(), latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_memory_changes_nothing_but_memory(algorithm: Any) -> None:
+    states = [hidden_state(cnn_model(algorithm, local_memory=memory).learn(32)) for memory in (0, 64)]
+    for name, value in states[0].items():
+        th.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_layers_that_run_for_those_above_are_at_rest() -> None:
+    """Dropout is off and statistics of BatchNorm stay, when a layer runs again since what it says was not held."""
+
+    class Noisy(Convolutions):
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(observation_space)
+            self.norm, self.dropout = nn.BatchNorm2d(8), nn.Dropout(0.5)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            hidden = self.dropout(self.norm(self.stem(observations)).relu())
+            return self.out(self.inner[0](hidden).relu().flatten(1)).relu()
+
+    statistics = []
+    for memory in (0, 64):
+        model = cnn_model(ForwardPPO, Noisy, local_memory=memory, local_epochs=1, local_batch_size=8).learn(16)
+        norm = model.policy.features_extractor.norm
+        assert norm.num_batches_tracked == 2
+        statistics.append(norm.running_mean.clone())
+    th.testing.assert_close(*statistics)
+
+
+def test_steps_in_parts_are_those_of_the_whole_minibatch() -> None:
+    """Where a minibatch of images is more than a forward pass takes."""
+    states = []
+    for rows in (5, 512):
+        model = cnn_model(ForwardPPO)
+        model.network.pass_rows = rows
+        run = hidden_phase(model, epochs=1, batch_size=16)
+        observations = sample("CnnPolicy", 32)
+        th.manual_seed(0)
+        learn(run, observations, signals(32))
+        states.append((hidden_state(model), {name: record.grad_norm for name, record in run.records.items()}))
+    for name, value in states[0][0].items():
+        th.testing.assert_close(states[1][0][name], value, rtol=1e-3, atol=1e-5, msg=name)
+    assert states[0][1] == pytest.approx(states[1][1], rel=1e-3)
+
+
+def test_pairs_of_rows_are_compared_over_the_whole_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unguided loss is none of single rows."""
+    seen: list[int] = []
+    local_step = Block.local_step
+
+    def watched(self: Block, inputs: Any, *args: Any) -> Any:
+        seen.append(len(inputs))
+        return local_step(self, inputs, *args)
+
+    monkeypatch.setattr(Block, "local_step", watched)
+    model = cnn_model(ForwardPPO, n_steps=32, local_batch_size=16, guidance_coef=0.5)
+    model.network.pass_rows = 5
+    model.learn(32)
+    assert set(seen) == {16}
+
+
+def test_images_go_into_the_phase_as_bytes() -> None:
+    """No more rows than a forward pass takes are floats at a time."""
+    model = cnn_model(ForwardPPO, local_memory=0)
+    model.network.pass_rows = 4
+    asked: list[int] = []
+    whole = model._observations
+
+    def watched(index: th.Tensor) -> Any:
+        rows = whole(index)
+        assert rows.dtype == th.uint8
+        asked.append(len(rows))
+        return rows
+
+    model._observations = watched
+    model.learn(16)
+    # But for what becomes anchors
+    assert sorted(set(asked)) in ([1, 4, 16], [1, 2, 4, 16])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_peak_does_not_grow_with_the_number_of_convolutions() -> None:
+    def peak(depth: int) -> int:
+        extractor = type("Deep", (Convolutions,), {"depth": depth})
+        env = RandomEnv(OBSERVATIONS["CnnPolicy"], ACTIONS["Discrete"])
+        model = ForwardPPO(
+            ForwardCnnPolicy,
+            env,
+            n_steps=128,
+            batch_size=64,
+            n_epochs=1,
+            local_memory=1,
+            seed=0,
+            device="cpu",
+            policy_kwargs={"features_extractor_class": extractor},
+        )
+        model.learn(256)
+        train, model.train = model.train, lambda: None  # type: ignore[method-assign]
+        model.learn(128, reset_num_timesteps=False)
+        return peak_on_cpu(train)
+
+    shallow, deep = peak(3), peak(9)
+    assert deep < 1.1 * shallow
+
+
+def test_a2c_learns_from_images() -> None:
+    model = cnn_model(ForwardA2C, n_steps=8, local_interval=24)
+    before = hidden_state(model)
+    model.learn(48)
+    assert all(not th.equal(value, before[name]) for name, value in hidden_state(model).items())
+    assert all(np.isfinite(parameter.detach().numpy()).all() for parameter in model.policy.parameters())
+
+
+def test_bytes_of_a_row_are_those_that_the_network_reads() -> None:
+    network: HiddenNetwork = small_model(ForwardPPO, "CnnPolicy").network
+    assert network.row_bytes == 4 * 3 * 36 * 36
+    assert network.pass_rows == 2**22 // network.row_bytes
+    assert small_model(ForwardPPO).network.pass_rows == 512
