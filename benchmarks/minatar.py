@@ -64,13 +64,18 @@ class SmallCnn(BaseFeaturesExtractor):
     The network of the paper: a convolution of 16 filters 3 x 3, and a layer of 128 units.
 
     :param observation_space: images, channels first
+    :param features_dim: units of the layer
     """
 
-    def __init__(self, observation_space: spaces.Box) -> None:
-        super().__init__(observation_space, 128)
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
+        super().__init__(observation_space, features_dim)
         channels, rows, columns = observation_space.shape
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * (rows - 2) * (columns - 2), 128), nn.ReLU()
+            nn.Conv2d(channels, 16, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * (rows - 2) * (columns - 2), features_dim),
+            nn.ReLU(),
         )
 
     def forward(self, observations: th.Tensor) -> th.Tensor:

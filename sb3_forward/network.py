@@ -21,6 +21,8 @@ HEADS = ("action_net", "value_net", "log_std")
 # A forward pass without a graph takes so many rows and bytes of observations at most, which bounds its activations
 PASS_ROWS = 512
 PASS_BYTES = 2**22
+# On a GPU, which is idle while few rows at a time are sent to it
+PASS_BYTES_ON_GPU = 2**25
 # Where SB3's policies have what is below the heads
 HIDDEN = ("features_extractor", "pi_features_extractor", "vf_features_extractor", "mlp_extractor")
 
@@ -54,7 +56,8 @@ class HiddenNetwork:
         self.steps = [_block(part, trained) for part in self.parts]  #: the same, with what trains them
         self.blocks = [block for block in self.steps if block.parameters]
         self.row_bytes = sum(part.nbytes for part in leaves(sample(policy, 1)))  #: of one observation, as the network reads it
-        self.pass_rows = max(min(PASS_ROWS, PASS_BYTES // self.row_bytes), 1)  #: of one forward pass
+        pass_bytes = PASS_BYTES if policy.device.type == "cpu" else PASS_BYTES_ON_GPU
+        self.pass_rows = max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)  #: of one forward pass
         self.head_parameters = [
             parameter
             for name, parameter in policy.named_parameters()
