@@ -59,18 +59,26 @@ TESTS = (
     "distances",
     "run",
     "save_load",
+    "own_policies",
+    "own_heads",
+    "own_buffers",
+    "hostile_envs",
 )
 PRIORITIES: dict[str, Sequence[str]] = {
     "a2c.py": ("heads", "phases", "oracle"),
+    "agreement.py": ("own_policies", "own_heads"),
     "anchors.py": ("phases", "local_learning"),
     "blocks.py": ("blocks", "phases"),
     "closed_form.py": ("heads", "phases", "local_learning"),
     "distances.py": ("distances", "targets"),
     "evaluation.py": ("evaluation", "phases"),
+    "finite.py": ("hostile_envs", "bad_input"),
     "guided.py": ("guided", "hidden_phase"),
     "heads.py": ("phases", "heads", "local_learning", "evaluation"),
-    "latents.py": ("evaluation", "local_learning"),
+    "latents.py": ("evaluation", "own_policies", "local_learning"),
+    "network.py": ("network", "own_policies"),
     "on_policy.py": ("phases", "targets", "evaluation"),
+    "optimizers.py": ("own_policies", "save_load"),
     "pending.py": ("local_learning", "phases"),
     "phase.py": ("hidden_phase", "targets", "phases"),
     "ppo.py": ("heads", "phases", "oracle"),
@@ -78,17 +86,20 @@ PRIORITIES: dict[str, Sequence[str]] = {
 }
 
 A2C = "a2c.py"
+AGREEMENT = "agreement.py"
 ANCHORS = "anchors.py"
 BLOCKS = "blocks.py"
 CLOSED_FORM = "closed_form.py"
 DISTANCES = "distances.py"
 EVALUATION = "evaluation.py"
+FINITE = "finite.py"
 GUIDED = "guided.py"
 HEADS = "heads.py"
 LATENTS = "latents.py"
 NETWORK = "network.py"
 SPLITTING = "splitting.py"
 ON_POLICY = "on_policy.py"
+OPTIMIZERS = "optimizers.py"
 PENDING = "pending.py"
 PHASE = "phase.py"
 PPO = "ppo.py"
@@ -110,7 +121,7 @@ VALUES = """\
             self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
 """
 HEADS_LAST = """\
-        with self.heads.training(rollout, self.whiten_heads) as whitened:
+        with self.heads.training(rollout, self.whiten_heads, observations) as whitened:
             self._head_phase(whitened)
 """
 CARRY = "self.heads.memory.carry(join(before)[1], join(after)[1])"
@@ -134,10 +145,10 @@ MUTANTS = [
     # === The policy that acts is the one that is trained ===
     Mutant(
         ON_POLICY,
-        "                self._check_heads(rollout)\n",
-        "                pass\n",
+        "        rollout, recorded = self._checked(rollout, observations, recorded)\n",
+        "",
         "heads not tried",
-        found_by="own_heads",
+        found_by="own_policies",
     ),
     # === Buffers of the user's own ===
     Mutant(
@@ -237,7 +248,7 @@ MUTANTS = [
     ),
     Mutant(
         NETWORK,
-        "[id(module), *module._forward_hooks, *module._forward_pre_hooks]",
+        "[id(module), *module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks]",
         "[id(module)]",
         "new hooks not seen",
         found_by="network",
@@ -304,7 +315,7 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "steps = self._steps(rollout) if values_learn and latents is not None else None",
+        "steps = self._steps(rollout) if values_learn and recorded else None",
         "steps = None",
         "nothing remembered",
     ),
@@ -568,7 +579,12 @@ MUTANTS = [
         "sums carried over in another order",
         found_by="evaluation",
     ),
-    Mutant(HEADS, "level_gram(read[0]) + self._anchor_gram(name)", "level_gram(read[0])", "refit weighed without anchors"),
+    Mutant(
+        HEADS,
+        "level_gram(read[0]) + self._anchor_gram(MAPS[_side(path)])",
+        "level_gram(read[0])",
+        "refit weighed without anchors",
+    ),
     Mutant(
         HEADS,
         "[features] if self.anchors is None else [features, self.anchors]",
@@ -585,8 +601,8 @@ MUTANTS = [
     Mutant(ON_POLICY, CARRY, CARRY.replace("(before)[1]", "(before)[0]"), "sums carried over by the actor's features"),
     Mutant(
         ON_POLICY,
-        "        self._remember_anchors()\n        if self.heads.memory.rows:",
-        "        if self.heads.memory.rows:",
+        "        self._remember_anchors()\n        self._fingerprint = self.policy",
+        "        self._fingerprint = self.policy",
         "refit on the anchors' features of before",
     ),
     Mutant(
@@ -613,7 +629,10 @@ MUTANTS = [
         "anchors taken in before the values are fitted",
     ),
     Mutant(
-        ON_POLICY, "if self._versions != self._hidden_versions():", "if self._versions is None:", "old features of the anchors"
+        ON_POLICY,
+        "if not unchanged or (self.anchors.rows > 0) != (self.heads.anchors is not None):",
+        "if (self.anchors.rows > 0) != (self.heads.anchors is not None):",
+        "old features of the anchors",
     ),
     Mutant(HEADS, "pick(self.anchors, kept)", "pick(self.anchors, slice(len(kept)))", "old anchors"),
     Mutant(HEADS, "pick(latents, taken)", "pick(latents, slice(len(taken)))", "new anchors"),
@@ -643,7 +662,7 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "= buffer.episode_starts.T, self._last_episode_starts",
+        "= buffer.episode_starts.T, ends",
         "= buffer.episode_starts.T, 0",
         "ends after the rollout",
         found_by="evaluation",
@@ -795,7 +814,7 @@ MUTANTS = [
     ),
     Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered", found_by="evaluation"),
     Mutant(HEADS, "[own - head(latent) for own", "[own for own", "heads held to nothing"),
-    Mutant(HEADS, "self._move(name, solve_ridge(gram, moments, REFIT_RIDGE))", "pass", "heads not held"),
+    Mutant(HEADS, "self._move(path, solve_ridge(gram, moments, REFIT_RIDGE))", "pass", "heads not held"),
     Mutant(HEADS, "head.bias.add_(step[-1])", "pass", "bias not moved"),
     Mutant(
         HEADS,
@@ -886,23 +905,21 @@ MUTANTS = [
     Mutant(WHITENING, "        moments.diagonal().add_(ridge)\n", "", "no ridge"),
     Mutant(
         WHITENING,
-        "(self.head.weight - self._entered[0]) @ self.basis",
-        "(self.head.weight - self._entered[0])",
+        "(self._now[0] - self._first[0]) @ self.basis",
+        "(self._now[0] - self._first[0])",
         "left halfway",
     ),
     Mutant(WHITENING, "self.scale[:, None] * weight, self.scale * bias", "weight, bias", "left in units"),
-    Mutant(WHITENING, "outputs * self.scale))", "outputs))", "units forgotten"),
+    Mutant(WHITENING, "            weight.mul_(self.scale[:, None])\n", "", "units forgotten"),
     # === Features of a rollout ===
     Mutant(
         LATENTS,
-        "th.stack(tensors, dim=1)",
-        "th.stack(tensors, dim=0)",
+        "th.stack(parts, dim=1)",
+        "th.stack(parts, dim=0)",
         "features step by step, all else by environments",
         found_by="targets",
     ),
-    Mutant(
-        LATENTS, "if not fits or self._versions != versions(self._parameters):", "if not fits:", "features of other weights"
-    ),
-    Mutant(LATENTS, "len(self._critic) - 1, features", "len(self._critic), features", "cuts a step late"),
+    Mutant(LATENTS, "if fits and unchanged and all(", "if fits and all(", "features of other weights", found_by="phases"),
+    Mutant(LATENTS, "len(self._steps) - 2, features", "len(self._steps) - 1, features", "cuts a step late"),
     Mutant(LATENTS, "elif self.last is None:", "else:", "whatever a callback asks"),
 ]
