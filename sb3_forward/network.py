@@ -255,9 +255,10 @@ def _fingerprint(policy: nn.Module) -> list[Any]:
     found, modules = [type(whole), *options, *sorted(_trained(policy))], [policy]
     while modules:
         module = modules.pop()
-        found += [id(module), *module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks]
+        found += [id(module), *module._forward_hooks, *module._forward_pre_hooks]
+        found += [*module._backward_hooks, *module._backward_pre_hooks]
         for own in module._parameters.values():
             if own is not None and own.requires_grad:
-                found += [id(own), *(own._backward_hooks or ())]
+                found += [id(own), *(own._backward_hooks or ()), *(own._post_accumulate_grad_hooks or ())]
         modules += [child for child in module._modules.values() if child is not None]
     return found

@@ -248,6 +248,26 @@ def test_hooks_of_gradients_are_called_and_heeded(algorithm: Any, name: str, hoo
     assert [key for key, value in model.policy.named_parameters() if th.equal(value, before[key])] == [name]
 
 
+LATE_HOOKS: dict[str, Callable[[nn.Linear, list[Any]], object]] = {
+    "gradient": lambda layer, calls: layer.weight.register_hook(calls.append),
+    "accumulated": lambda layer, calls: layer.bias.register_post_accumulate_grad_hook(calls.append),
+    "backward": lambda layer, calls: layer.register_full_backward_hook(lambda *args: calls.append(args)),
+    "before backward": lambda layer, calls: layer.register_full_backward_pre_hook(lambda *args: calls.append(args)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("hook", LATE_HOOKS)
+@pytest.mark.parametrize("name", ["mlp_extractor.policy_net.0", "action_net", "value_net"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_hooks_of_a_trained_model_are_called(algorithm: Any, name: str, hook: str) -> None:
+    model = small_model(algorithm).learn(16)
+    calls: list[Any] = []
+    LATE_HOOKS[hook](model.policy.get_submodule(name), calls)
+    model.learn(16, reset_num_timesteps=False)
+    assert calls
+
+
 class WritesBack(BaseCallback):
     model: Any
 

@@ -248,7 +248,7 @@ MUTANTS = [
     ),
     Mutant(
         NETWORK,
-        "[id(module), *module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks]",
+        "[id(module), *module._forward_hooks, *module._forward_pre_hooks]",
         "[id(module)]",
         "new hooks not seen",
         found_by="network",
