@@ -163,6 +163,11 @@ def alike(found: th.Tensor, expected: th.Tensor) -> bool:
     return th.allclose(found, expected.to(found.dtype), rtol=tolerance, atol=tolerance)
 
 
+def _flat(tensor: th.Tensor) -> th.Tensor:
+    """All its numbers, of complex ones both parts."""
+    return (th.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten()
+
+
 class Fingerprint:
     """
     Tells by a few numbers whether weights are what they were, whoever has written to them in whatever way.
@@ -173,17 +178,16 @@ class Fingerprint:
     def __init__(self, tensors: Iterable[th.Tensor]) -> None:
         self.tensors = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
         random = th.Generator().manual_seed(0)
-        self._directions = [th.randn(tensor.numel(), generator=random, dtype=th.double).to(tensor) for tensor in self.tensors]
+        flat = map(_flat, self.tensors)
+        self._directions = [th.randn(len(own), generator=random, dtype=th.double).to(own) for own in flat]
 
     @th.no_grad()
     def __call__(self) -> th.Tensor:
         """
         :return: (K,) the projection of each of the K tensors on a random direction of its own, and so the same in any process
         """
-        found = [th.dot(*pair) for pair in zip((tensor.flatten() for tensor in self.tensors), self._directions, strict=True)]
-        if not found:
-            return th.zeros(0)
-        return th.stack([value.abs() if value.is_complex() else value for value in found])
+        found = [th.dot(*pair) for pair in zip(map(_flat, self.tensors), self._directions, strict=True)]
+        return th.stack(found) if found else th.zeros(0)
 
     def shows(self, before: th.Tensor | None, now: th.Tensor) -> bool:
         """

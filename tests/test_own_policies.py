@@ -463,6 +463,14 @@ def test_kinds_of_numbers(algorithm: Any, guidance_coef: float, actions: str, nu
     assert not model.heads.through_policy
 
 
+@pytest.mark.parametrize("factor", [2, -1, 1j])
+def test_complex_weights_that_are_written_are_seen(factor: complex) -> None:
+    model = small_model(ForwardA2C, policy_kwargs={"features_extractor_class": Fourier}).learn(16)
+    assert model._prepare_optimizers()
+    model.policy.features_extractor.weights.data.mul_(factor)
+    assert not model._prepare_optimizers()
+
+
 # === Compiled policies ===
 
 
