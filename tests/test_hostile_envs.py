@@ -261,6 +261,15 @@ def test_weight_is_not_finite(algorithm: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_spread_is_not_finite(algorithm: Any) -> None:
+    """Actions are clipped, and rewards are finite."""
+    model = small_model(algorithm, actions="Box").learn(16)
+    nn.init.constant_(model.policy.log_std, np.inf)
+    with pytest.raises(ValueError, match="Parameter 'log_std' of the policy is not finite"):
+        model.learn(16)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyboardInterrupt])
 def test_environment_raises(algorithm: Any, error: type[BaseException]) -> None:
     """Its own error comes through, the model is as it was, and goes on."""

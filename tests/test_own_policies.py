@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
@@ -91,11 +92,50 @@ class Functional(OwnPolicy):
         return self.action_dist.proba_distribution(2 * logits)
 
 
+class Both(Skipping, Scaled):
+    """Values in other units, and an action head that cannot be asked by features alone."""
+
+
+class Twice(OwnPolicy):
+    """The action head is called twice."""
+
+    def distribution(self, obs: th.Tensor, latent_pi: th.Tensor) -> Any:
+        return self.action_dist.proba_distribution(self.action_net(latent_pi) - 0.5 * self.action_net(latent_pi.flip(1)))
+
+
+class Keen(OwnPolicy):
+    """Nothing but the entropy is another one."""
+
+    def evaluate_actions(self, obs: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        values, log_prob, entropy = super().evaluate_actions(obs, actions)
+        assert entropy is not None
+        return values, log_prob, 2 * entropy
+
+
+class Exploring(OwnPolicy):
+    """The actor acts by other features than it learns by."""
+
+    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
+        distribution = self.distribution(obs, latent_pi + 0.5)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.values(latent_vf), distribution.log_prob(actions)
+
+
 class Written(OwnPolicy):
     """Everything overridden, and nothing changed."""
 
 
-POLICIES = {"masked": Masked, "scaled": Scaled, "skipping": Skipping, "functional": Functional}
+POLICIES = {
+    "masked": Masked,
+    "scaled": Scaled,
+    "skipping": Skipping,
+    "functional": Functional,
+    "both": Both,
+    "twice": Twice,
+    "keen": Keen,
+    "exploring": Exploring,
+}
 
 
 class SameActions(BaseCallback):
@@ -136,11 +176,11 @@ def trained(algorithm: Any, policy: Any, hidden_training: str, **kwargs: Any) ->
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_heads_learn_what_the_policy_says(algorithm: Any, policy: str) -> None:
     """As under SB3 with frozen hidden layers, of a policy whose heads alone say something else."""
-    vf_coef = 0.5 if policy == "scaled" else 0.0
-    kwargs = {"vf_coef": vf_coef, "learning_rate": 0.001 if policy == "scaled" else 0.05}
+    vf_coef = 0.5 if issubclass(POLICIES[policy], Scaled) else 0.0
+    kwargs = {"vf_coef": vf_coef, "learning_rate": 0.001 if vf_coef > 0 else 0.05, "ent_coef": 0.1}
     theirs, before = trained(algorithm, POLICIES[policy], "backprop", **kwargs)
     ours, _ = trained(algorithm, POLICIES[policy], "frozen", **kwargs)
-    assert ours.heads.through_policy
+    assert ours.heads.through_policy == (policy != "exploring")
     for name, value in theirs.policy.state_dict().items():
         th.testing.assert_close(ours.policy.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
         learns = name.startswith("action_net") or (name.startswith("value_net") and vf_coef > 0)
@@ -157,8 +197,8 @@ def test_all_layers_learn_and_files_go_on(algorithm: Any, policy: Any) -> None:
     before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
     model.learn(64)
     assert [name for name, value in model.policy.named_parameters() if th.equal(value, before[name])] == []
-    assert model.heads.through_policy == (policy not in (Written, Tempered))
-    assert all(parameter.requires_grad for parameter in model.policy.parameters())
+    assert model.heads.through_policy == (policy not in (Written, Tempered, Exploring))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.policy.parameters())
     file = io.BytesIO()
     model.save(file)
     file.seek(0)
@@ -174,7 +214,8 @@ def test_what_the_heads_can_do_alone_they_do(policy: Any) -> None:
     assert heads.fits_values == (policy is Masked)
     assert heads.linear_heads == ["action_net", "value_net"]
     assert not heads.closed_form
-    assert small_model(ForwardPPO, Skipping, n_steps=32).learn(32).heads.linear_heads == ["value_net"]
+    for other in (Skipping, Twice):
+        assert small_model(ForwardPPO, other, n_steps=32).learn(32).heads.linear_heads == ["value_net"]
 
 
 def test_methods_of_the_users_own_are_looked_at_in_every_rollout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +226,45 @@ def test_methods_of_the_users_own_are_looked_at_in_every_rollout(capsys: pytest.
     model.learn(32, reset_num_timesteps=False)
     assert model.heads.through_policy
     assert "through `evaluate_actions` of Tempered" in capsys.readouterr().out
+
+
+def test_a_method_that_one_policy_is_given_is_seen() -> None:
+    model = small_model(ForwardPPO, n_steps=32).learn(32)
+    evaluate = model.policy.evaluate_actions
+
+    def scaled(*args: Any) -> tuple[th.Tensor, ...]:
+        values, *rest = evaluate(*args)
+        return 10 * values, *rest
+
+    model.policy.evaluate_actions = scaled
+    model.learn(32, reset_num_timesteps=False)
+    assert model.heads.through_policy
+    assert not model.heads.fits_values
+
+
+def test_methods_of_sb3_are_seldom_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a pass through all layers."""
+    monkeypatch.setattr("sb3_forward.on_policy.ROWS_BETWEEN_CHECKS", 64)
+    calls: list[Any] = []
+    evaluate = ActorCriticPolicy.evaluate_actions
+
+    def watched(*args: Any) -> Any:
+        calls.append(args)
+        return evaluate(*args)
+
+    monkeypatch.setattr(ActorCriticPolicy, "evaluate_actions", watched)
+    model, looked = small_model(ForwardPPO), []
+    for _ in range(6):
+        model.learn(16, reset_num_timesteps=False)
+        looked.append(len(calls))
+    assert looked == [1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("policy", "remembered"), [(Written, True), (Exploring, False)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_steps_are_remembered_by_the_features_that_acted(algorithm: Any, policy: Any, remembered: bool) -> None:
+    model = small_model(algorithm, policy, n_steps=32, local_interval=4096).learn(64)
+    assert (model.heads.memory.rows > 0) == remembered
 
 
 def test_guidance_is_that_of_the_policy() -> None:
@@ -200,17 +280,19 @@ def test_guidance_is_that_of_the_policy() -> None:
     th.testing.assert_close(guidance, expected)
 
 
-def test_hidden_layers_are_at_rest_while_heads_learn_through_the_policy() -> None:
-    """Dropout is off, as in a rollout: before the first step, nothing has diverged."""
+@pytest.mark.parametrize("base", [Masked, Written])
+def test_hidden_layers_are_at_rest_while_heads_learn(base: Any) -> None:
+    """Dropout is off, as in a rollout: before the first step, nothing has diverged. It is no method of one's own."""
 
-    class Dropping(Masked):
+    class Dropping(base):
         def _build(self, lr_schedule: Any) -> None:
             super()._build(lr_schedule)
             self.mlp_extractor.policy_net.append(nn.Dropout(0.5))
 
     model = small_model(ForwardPPO, Dropping, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen").learn(32)
-    assert model.heads.through_policy
+    assert model.heads.through_policy == (base is Masked)
     assert model.logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert all(module.training for module in model.policy.modules())  # as SB3 leaves it
 
 
 # === What user code does to parameters and gradients ===
@@ -286,6 +368,8 @@ class Probes(BaseCallback):
             observations = th.rand(self.training_env.num_envs, 4)
             self.model.policy(observations)
             self.model.policy.predict_values(observations)
+            with pytest.raises(RuntimeError):
+                self.model.policy(observations[:, :3])
 
     def _on_rollout_start(self) -> None:
         self._probe()
@@ -298,7 +382,15 @@ class Probes(BaseCallback):
         self._probe()
 
 
-@pytest.mark.parametrize("callback", [WritesBack, Probes])
+class ProbesNearby(Probes):
+    """Asks the policy about nearly the same as the algorithm does, before and after."""
+
+    def _probe(self) -> None:
+        with th.random.fork_rng(), th.no_grad():
+            self.model.policy(th.as_tensor(self.model._last_obs) + 1e-4)
+
+
+@pytest.mark.parametrize("callback", [WritesBack, Probes, ProbesNearby])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_callbacks_that_change_nothing_change_nothing(algorithm: Any, callback: type[BaseCallback]) -> None:
     models = [small_model(algorithm, n_steps=20, local_interval=48).learn(100, own) for own in (None, callback())]
@@ -307,8 +399,9 @@ def test_callbacks_that_change_nothing_change_nothing(algorithm: Any, callback: 
     assert models[0].heads.memory.rows == models[1].heads.memory.rows > 0
 
 
+@pytest.mark.parametrize("written", ["returns", "advantages, too"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_returns_that_a_callback_has_written_count(algorithm: Any) -> None:
+def test_returns_that_a_callback_has_written_count(algorithm: Any, written: str) -> None:
     class Writes(BaseCallback):
         model: Any
 
@@ -316,7 +409,10 @@ def test_returns_that_a_callback_has_written_count(algorithm: Any) -> None:
             return True
 
         def _on_rollout_end(self) -> None:
-            self.model.rollout_buffer.returns[:] = 5.0
+            buffer = self.model.rollout_buffer
+            buffer.returns[:] = 5.0
+            if written == "advantages, too":
+                buffer.advantages[:] = buffer.returns - buffer.values
 
     model = small_model(algorithm, n_steps=32, hidden_training="frozen").learn(640, Writes())
     assert model.rollout_buffer.values.mean() == pytest.approx(5.0, abs=0.5)
@@ -404,6 +500,14 @@ def test_an_option_that_is_changed_later_counts() -> None:
         assert {group["weight_decay"] for group in optimizer.param_groups} == {0.25}
 
 
+@pytest.mark.parametrize(("options", "fused"), [({}, True), ({"foreach": True}, None)])
+def test_groups_keep_the_implementation(options: dict[str, Any], fused: bool | None) -> None:
+    """That of the optimizer of the whole policy is slower for a few small parameters."""
+    model = small_model(ForwardPPO, actions="Box", policy_kwargs={"optimizer_kwargs": options}).learn(16)
+    for optimizer in (model.heads.optimizer, *(block.optimizer for block in model.network.blocks)):
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}
+
+
 # === Kinds of numbers ===
 
 
@@ -456,7 +560,8 @@ NUMBERS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_kinds_of_numbers(algorithm: Any, guidance_coef: float, actions: str, numbers: str) -> None:
     policy, policy_kwargs = NUMBERS[numbers]
-    model = small_model(algorithm, policy, actions, policy_kwargs=policy_kwargs, guidance_coef=guidance_coef)
+    # A copy, since A2C puts its optimizer into it
+    model = small_model(algorithm, policy, actions, policy_kwargs=dict(policy_kwargs), guidance_coef=guidance_coef)
     before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
     model.learn(64)
     assert [name for name, value in model.policy.named_parameters() if th.equal(value, before[name])] == []
