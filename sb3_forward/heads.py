@@ -9,6 +9,7 @@ cached features. Where the policy says more than its heads do, see :mod:`sb3_for
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch as th
@@ -129,7 +130,9 @@ class Heads:
         :param lr: learning rate of all until :meth:`set_learning_rates`, >= 0
         :param kwargs: further arguments of the optimizer, copied
         """
-        self.optimizer = build_optimizer(maker, self.parameters, lr, kwargs)
+        # Heads exchanged in a built model may all be unknown to its optimizer: there is no optimizer of nothing
+        nothing = [nn.Parameter(th.zeros(0))]
+        self.optimizer = build_optimizer(maker, self.parameters or nothing, lr, kwargs)
 
     def set_learning_rates(self, maps: float, spread: float) -> None:
         """
@@ -305,9 +308,9 @@ class Heads:
             self._whitening = Whitening(head, self._basis(rollout.latent_pi), self._output_scale(rollout.latent_pi))
         whitening = self._whitening if self.closed_form else None
         self._scale = None if whitening is None else whitening.scale
+        self._trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
         # One tensor per group, so that a norm is one operation
-        trained = self.clip_groups[:1] if self.fits_values else self.clip_groups
-        self._gradients = [_flat_gradients(parameters) for parameters in trained if parameters]
+        self._flat = [_flat_gradients(parameters) for parameters in self._trained if parameters] if self.closed_form else []
         if self.fits_values or self.through_policy:
             rollout = rollout._replace(latent_vf=rollout.latent_vf[:, :0])  # nobody reads it, and every epoch shuffles
         self._observations = observations
@@ -407,15 +410,19 @@ class Heads:
         """
         if not (self._closed_form_gradients if self.closed_form else self._graph_gradients)(batch, objective):
             return False
-        grad_norms = th.stack([gradients.norm() for gradients in self._gradients]).tolist()
+        gradients = self._gradients()
+        each = [th.linalg.vector_norm(own) for group in gradients for own in group]
+        norms = iter(th.stack(each).tolist() if each else [])
+        grad_norms = [math.hypot(*islice(norms, len(group))) for group in gradients]
         if not all(map(math.isfinite, grad_norms)):
             raise ValueError(
                 f"The loss of the heads has gradient norms of {grad_norms}; their weights were left as they were. Lower "
                 "`learning_rate`, and check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
             )
-        for gradients, norm in zip(self._gradients, grad_norms, strict=True):
+        for group, norm in zip(gradients, grad_norms, strict=True):
             if norm > max_grad_norm:
-                gradients.mul_(max_grad_norm / norm)
+                for own in group:
+                    own.mul_(max_grad_norm / norm)
         if self._whitening is None or self.closed_form:
             self.optimizer.step()
         else:
@@ -426,6 +433,13 @@ class Heads:
             finally:
                 self._whitening.leave()
         return True
+
+    def _gradients(self) -> list[list[th.Tensor]]:
+        """Of the parameters of each head together."""
+        if self.closed_form:
+            return [[flat] for flat in self._flat]
+        groups = ([own.grad for own in group if own.grad is not None] for group in self._trained)
+        return [group for group in groups if group]
 
     @th.no_grad()
     def _closed_form_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
@@ -441,16 +455,16 @@ class Heads:
         slopes = objective(batch, outputs.detached())
         if slopes is None:
             return False
-        for gradients in self._gradients:
-            gradients.zero_()
-        ends, starts = [outputs.log_prob], [slopes.log_prob]
-        if outputs.entropy.requires_grad:
-            ends.append(outputs.entropy)
-            starts.append(th.full_like(outputs.entropy, slopes.entropy))
-        if outputs.values is not None and slopes.values is not None:
-            ends.append(outputs.values)
-            starts.append(slopes.values)
-        th.autograd.backward(ends, starts)
+        # What the loss does not read has no gradient, and stays as it is: a gradient of zero would let its weights decay
+        for parameter in self.parameters:
+            parameter.grad = None
+        entropy_slope = th.full_like(outputs.entropy, slopes.entropy)
+        slopes_of = [(outputs.log_prob, slopes.log_prob), (outputs.entropy, entropy_slope), (outputs.values, slopes.values)]
+        # A head may be frozen
+        pairs = [(end, start) for end, start in slopes_of if end is not None and start is not None and end.requires_grad]
+        if pairs:
+            ends, starts = zip(*pairs, strict=True)
+            th.autograd.backward(ends, starts)
         if self._whitening is not None:
             self._whitening.pull_gradients()
         return True

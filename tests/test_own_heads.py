@@ -204,3 +204,41 @@ def test_what_the_optimizer_does_not_have_stays_as_it_is(exchange: str) -> None:
         model.save(io.BytesIO())
         found[algorithm] = {name for name in before.keys() - moved(model, before) if name.startswith(exchange)}
     assert found[ForwardPPO] == found[PPO] != set()
+
+
+NOT_TRAINED: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "exchanged": lambda head: nn.Linear(head.in_features, head.out_features),
+    "frozen": lambda head: head.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("change", NOT_TRAINED)
+@pytest.mark.parametrize("heads", [["action_net"], ["value_net"], ["action_net", "value_net"]])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_layers_learn_below_heads_that_do_not(algorithm: Any, wrapped: bool, heads: list[str], change: str) -> None:
+    """Also where no head is trained at all, or none on a gradient."""
+    model = small_model(algorithm, n_steps=32)
+    for name in heads:
+        head = NOT_TRAINED[change](getattr(model.policy, name))
+        setattr(model.policy, name, nn.Sequential(head, nn.Tanh()) if wrapped else head)
+    before = parameters_of(model)
+    model.learn(64)
+    assert before.keys() - moved(model, before) == {name for name in before if name.split(".")[0] in heads}
+
+
+class WithoutBias(ForwardPolicy):
+    """The bias of the action head is not read."""
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+        return self.action_dist.proba_distribution(nn.functional.linear(latent_pi, self.action_net.weight))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_no_loss_reads_does_not_decay(algorithm: Any) -> None:
+    """As under SB3, whose optimizer finds no gradient."""
+    model = small_model(algorithm, WithoutBias, n_steps=32, policy_kwargs={"optimizer_class": th.optim.AdamW})
+    model.policy.action_net.bias.data.fill_(1.0)
+    before = parameters_of(model)
+    model.learn(64)
+    assert before.keys() - moved(model, before) == {"action_net.bias"}

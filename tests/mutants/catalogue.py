@@ -744,8 +744,14 @@ MUTANTS = [
     ),
     # === Heads ===
     Mutant(HEADS, "if norm > max_grad_norm:", "if False:", "never clipped"),
-    Mutant(HEADS, "gradients.mul_(max_grad_norm / norm)", "gradients.mul_(max_grad_norm)", "clipped to another norm"),
-    Mutant(HEADS, "            gradients.zero_()\n", "            pass\n", "gradients add up", found_by="oracle"),
+    Mutant(HEADS, "own.mul_(max_grad_norm / norm)", "own.mul_(max_grad_norm)", "clipped to another norm"),
+    Mutant(
+        HEADS,
+        "            parameter.grad = None\n        entropy_slope",
+        "            pass\n        entropy_slope",
+        "gradients add up",
+        found_by="oracle",
+    ),
     Mutant(
         HEADS,
         "th.full_like(outputs.entropy, slopes.entropy)",
@@ -754,8 +760,8 @@ MUTANTS = [
     ),
     Mutant(
         HEADS,
-        "            starts.append(slopes.values)",
-        "            starts.append(-slopes.values)",
+        "(outputs.values, slopes.values)]",
+        "(outputs.values, None if slopes.values is None else -slopes.values)]",
         "sign of the value slope",
         found_by="oracle",
     ),
