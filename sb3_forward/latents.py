@@ -53,8 +53,9 @@ class LatentRecorder:
         handles = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter()),
             self.policy.register_forward_hook(lambda *_: self._leave(), always_call=True),
-            self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(0, inputs)),
-            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep_critic(inputs)),
+            # Before hooks of the user's own, which may change what a head reads, and are called by it later, too
+            self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(0, inputs), prepend=True),
+            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep_critic(inputs), prepend=True),
         ]
         try:
             yield

@@ -242,3 +242,22 @@ def test_what_no_loss_reads_does_not_decay(algorithm: Any) -> None:
     before = parameters_of(model)
     model.learn(64)
     assert before.keys() - moved(model, before) == {"action_net.bias"}
+
+
+def test_what_heads_read_is_kept_as_it_was_before_their_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are called again when the heads are trained: in every rollout, not only where that is looked at."""
+    step, said = Heads.step, []
+
+    def watched(heads: Heads, batch: Any, *args: Any) -> bool:
+        said.append((heads.evaluate(batch), batch))
+        return step(heads, batch, *args)
+
+    monkeypatch.setattr(Heads, "step", watched)
+    model = small_model(ForwardPPO, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen", learning_rate=0.01)
+    for head in (model.policy.action_net, model.policy.value_net):
+        head.register_forward_pre_hook(lambda module, inputs: (0.5 * inputs[0],))
+    model.learn(96)
+    assert len(said) == 3
+    for outputs, batch in said:
+        th.testing.assert_close(outputs.log_prob, batch.old_log_prob)
+        th.testing.assert_close(outputs.values, batch.old_values)
