@@ -300,6 +300,7 @@ def _attempt(root: Root, observations: list[PyTorchObs], opaque: dict[nn.Module,
         values = [_values(root, graph, rows) for rows in observations]
         _copy_for_each_user(graph, values)
         numbers, reused = _partition(root, graph)
+        _keep_together(numbers, values[0])
         _flatten_late(graph, numbers, values[0])
         for node, number in numbers.items():
             crosses = any(numbers.get(user) != number for user in node.users)
@@ -480,6 +481,13 @@ def _partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, float], list[
                 lowest -= 1
                 numbers[node] = lowest
     return numbers, reused
+
+
+def _keep_together(numbers: dict[fx.Node, float], values: dict[fx.Node, Any]) -> None:
+    """Of several tensors that one operation gives, each is picked in the same part: no part hands on a tuple."""
+    for node, number in numbers.items():
+        if isinstance(values[node], tuple | list):
+            numbers.update((user, number) for user in node.users if user.target is operator.getitem)
 
 
 def _flatten_late(graph: fx.Graph, numbers: dict[fx.Node, float], values: dict[fx.Node, Any]) -> None:

@@ -117,6 +117,18 @@ class Attention(Layers):
         return self.second(attended.flatten(1))
 
 
+class Branches(BaseFeaturesExtractor):
+    """A layer for each half of the observations."""
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, 8)
+        self.first, self.second = nn.Linear(2, 4), nn.Linear(2, 4)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        first, second = observations.chunk(2, dim=1)
+        return th.tanh(th.cat([self.first(first), self.second(second)], dim=1))
+
+
 class Recurring(Layers):
     """A layer that is used twice, with another one between."""
 
@@ -174,6 +186,13 @@ class Hooked(Layers):
 
 class SubclassedCnn(NatureCNN):
     """Keeps NatureCNN's way of running its layers."""
+
+
+class OwnExtraction(ForwardPolicy):
+    """Extracts features in a way of its own, without a layer."""
+
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return tuple(0.5 * part for part in super().extract_features(obs, features_extractor))
 
 
 class OwnMlpExtractor(nn.Module):
@@ -256,6 +275,7 @@ EXTRACTORS: dict[type[BaseFeaturesExtractor], tuple[list[int], str | None]] = {
     Normalised: ([4, 2], None),
     OtherWhenTraced: ([5], "something else than as a whole"),
     Attention: ([2, 4, 2], None),
+    Branches: ([2, 2], None),
     ColumnsFirst: ([5], "no rows in its first dimension"),
     Transposed: ([2, 2], None),
     Recurring: ([2, 2], "used again"),
@@ -398,6 +418,15 @@ def test_a_module_that_both_extractors_have_is_one_block() -> None:
         ("actor", "actor"),
         ("critic", "critic"),
     ]
+
+
+def test_features_extracted_in_a_way_of_their_own_need_no_layer() -> None:
+    """Those of actor and critic come from one operation."""
+    policy = make_policy(OwnExtraction, net_arch=[], share_features_extractor=False)
+    network, batch = HiddenNetwork(policy), th.rand(5, 4)
+    assert network.blocks == []
+    for found in network.latents(batch):
+        th.testing.assert_close(found, 0.5 * batch)
 
 
 @pytest.mark.parametrize("extractor", EXTRACTORS)
