@@ -56,6 +56,7 @@ def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_R
     :return: the image
     """
     rows = len(guidance)
+    guidance = guidance.to(outputs.dtype)
     mean = outputs.mean(dim=0)
     centred = outputs - mean  # a level that is taken off their products instead would leave its rounding errors there
     gram = centred.T @ centred
@@ -81,5 +82,5 @@ def guided(outputs: th.Tensor, guidance: th.Tensor, image: LinearImage) -> tuple
     :return: the loss, a scalar >= 0, and its gradient with respect to the outputs, (B, d): of the mean over the B rows and k
         columns
     """
-    residual = guidance - th.addmm(image.intercept, outputs, image.weights)
+    residual = guidance.to(outputs.dtype) - th.addmm(image.intercept, outputs, image.weights)
     return residual.square().mean(), (residual @ image.weights.T).mul_(-2 / max(residual.numel(), 1))

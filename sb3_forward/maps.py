@@ -21,8 +21,8 @@ def as_matrix(activations: Activations) -> th.Tensor:
     """
     if isinstance(activations, th.Tensor):
         return activations.flatten(start_dim=1) if activations.ndim > 1 else activations[:, None]
-    parts = activations.values() if isinstance(activations, dict) else activations
-    return th.cat([as_matrix(part).float() for part in parts], dim=1)
+    parts = map(as_matrix, activations.values() if isinstance(activations, dict) else activations)
+    return th.cat([part if part.dtype == th.double else part.float() for part in parts], dim=1)
 
 
 # Cells of the grid along each side of a feature map (our choice)

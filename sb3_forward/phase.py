@@ -41,6 +41,7 @@ class LocalObjective(NamedTuple):
         :return: the loss and its gradient with respect to the outputs, (B, d')
         """
         loss = LOCAL_LOSSES[self.local_loss]
+        inputs = inputs.to(outputs.dtype)
         return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
 
 

@@ -523,6 +523,43 @@ class DoublePolicy(ForwardPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
 
+class DoubleAfterLayer(FlattenExtractor):
+    """In single precision itself."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return th.tanh(self.layer(super().forward(observations))).double()
+
+
+class MixedPolicy(DoublePolicy):
+    """Only the features extractor is in single precision."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.features_extractor.float()
+
+
+class DoubleLayer(FlattenExtractor):
+    """Reads observations in single precision."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return th.tanh(self.layer(super().forward(observations).double()))
+
+
+class DoubleExtraction(DoublePolicy):
+    """Actor and critic have their features from one block."""
+
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return super().extract_features(obs, features_extractor)
+
+
 class Fourier(FlattenExtractor):
     """Complex weights."""
 
@@ -549,6 +586,9 @@ class HalfExtractor(FlattenExtractor):
 
 NUMBERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "double": (DoublePolicy, {"features_extractor_class": Double}),
+    "double layer": (DoublePolicy, {"features_extractor_class": DoubleLayer}),
+    "double tuple": (DoubleExtraction, {"features_extractor_class": DoubleLayer, "share_features_extractor": False}),
+    "mixed": (MixedPolicy, {"features_extractor_class": DoubleAfterLayer}),
     "complex": ("MlpPolicy", {"features_extractor_class": Fourier}),
     "half": ("MlpPolicy", {"features_extractor_class": HalfExtractor}),
 }
