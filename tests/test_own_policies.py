@@ -30,22 +30,28 @@ class OwnPolicy(ForwardPolicy):
     def values(self, latent_vf: th.Tensor) -> th.Tensor:
         return self.value_net(latent_vf)
 
+    def latents(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
+        features = self.extract_features(obs)
+        if self.share_features_extractor:
+            return self.mlp_extractor(features)
+        return self.mlp_extractor.forward_actor(features[0]), self.mlp_extractor.forward_critic(features[1])
+
     def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
+        latent_pi, latent_vf = self.latents(obs)
         distribution = self.distribution(obs, latent_pi)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions.reshape(-1, *self.action_space.shape), self.values(latent_vf), distribution.log_prob(actions)  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
+        latent_pi, latent_vf = self.latents(obs)
         distribution = self.distribution(obs, latent_pi)
         return self.values(latent_vf), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: Any) -> Any:
-        return self.distribution(obs, self.mlp_extractor.forward_actor(self.extract_features(obs)))
+        return self.distribution(obs, self.latents(obs)[0])
 
     def predict_values(self, obs: Any) -> th.Tensor:
-        return self.values(self.mlp_extractor.forward_critic(self.extract_features(obs)))
+        return self.values(self.latents(obs)[1])
 
 
 class Masked(OwnPolicy):
