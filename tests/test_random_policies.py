@@ -68,10 +68,10 @@ class Extractor(BaseFeaturesExtractor):
         parts = {name: part.to(self.reads) for name, part in parts.items()}
         if not self.body:
             return (th.cat(list(parts.values()), dim=1) if len(parts) > 1 else parts["vector"]).to(self.gives)
-        first, *others = (self.stems[name](part) for name, part in parts.items())
+        first, *others = (self.activation(self.stems[name](part)) for name, part in parts.items())
         for other in others:
             first = first + other
-        return self.run(self.dropout(self.activation(first))).to(self.gives)
+        return self.run(self.dropout(first)).to(self.gives)
 
 
 class Stem(Extractor):
