@@ -314,6 +314,7 @@ def test_what_is_compared_of_several_outputs_is_all_of_them() -> None:
     assert th.equal(summarised((first, second)), expected)
     assert th.equal(summarised({"a": first, "b": second}), expected)
     assert th.equal(summarised(first), first)
+    assert summarised((first.double(), second.double())).dtype == th.double
     maps = normal(6, 2, 3, 3)
     assert th.equal(summarised(maps), MapSummary(maps)(maps))
 
