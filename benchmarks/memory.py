@@ -14,8 +14,11 @@ is watched. It is one in which ours has enough rows for a hidden phase.
   peak_rss          the most that another such process, without the profiler, has had resident until the end of train():
                     interpreter and libraries, parameters, states, everything (Linux only)
 
-The rows go to memory.csv, in the place of older ones of the same settings; memory.md and memory.png are made of all rows with
-this --width, --batch-size and --device.
+With --network cnn, the layers are convolutions of 16 channels on images of 4 x 84 x 84 (--width is their number of channels,
+16 by default), with a layer of 64 units behind them; --network nature is NatureCNN, whatever the depth.
+
+The rows go to memory.csv, in the place of older ones of the same settings; memory.md and memory.png (memory-cnn.md and so on)
+are made of all rows with this --network, --width, --batch-size and --device.
 """
 
 import argparse
@@ -25,13 +28,18 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
+from gymnasium import spaces
 from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import (
@@ -51,7 +59,9 @@ EXAMPLES = """\
 examples:
   python -m benchmarks.memory
   python -m benchmarks.memory --depths 4 64 --width 64 --batch-size 64
-  python -m benchmarks.memory --device cuda"""
+  python -m benchmarks.memory --device cuda
+  python -m benchmarks.memory --network cnn --depths 4 8 16 32
+  python -m benchmarks.memory --network nature --depths 3 --batch-size 64"""
 
 CLASSES: dict[str, type[PPO]] = {"stock": PPO, "forward": ForwardPPO}
 STATUS = Path("/proc/self/status")
@@ -62,10 +72,59 @@ class Setting(NamedTuple):
     """What one row is about."""
 
     side: str  # key of CLASSES
+    network: str  # key of NETWORKS
     depth: int
     width: int
     batch_size: int
     device: str
+
+
+class Convolutions(BaseFeaturesExtractor):
+    """
+    Convolutions one after the other, and a layer of 64 units.
+
+    :param observation_space: images, channels first
+    :param depth: how many convolutions
+    :param width: their channels
+    """
+
+    def __init__(self, observation_space: spaces.Box, depth: int, width: int) -> None:
+        super().__init__(observation_space, 64)
+        stem = [nn.Conv2d(observation_space.shape[0], width, 8, stride=4), nn.ReLU()]
+        rest = [layer for _ in range(depth - 1) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
+        self.layers = nn.Sequential(*stem, *rest, nn.Flatten(), nn.Linear(width * 20 * 20, 64), nn.ReLU())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+def mlp(setting: Setting) -> dict[str, Any]:
+    """
+    :param setting: what to measure
+    :return: arguments of PPO
+    """
+    env = make_vec_env("CartPole-v1", n_envs=2, seed=0)
+    return {"policy": "MlpPolicy", "env": env, "policy_kwargs": {"net_arch": [setting.width] * setting.depth}}
+
+
+def cnn(setting: Setting) -> dict[str, Any]:
+    """
+    :param setting: what to measure
+    :return: arguments of PPO
+    """
+    kwargs: dict[str, Any] = {}
+    if setting.network == "cnn":
+        own = {"depth": setting.depth, "width": setting.width}
+        kwargs = {"features_extractor_class": Convolutions, "features_extractor_kwargs": own, "net_arch": []}
+    return {"policy": "CnnPolicy", "env": DummyVecEnv([lambda: FakeImageEnv(n_channels=4)] * 2), "policy_kwargs": kwargs}
+
+
+# By network: what makes it, rows of a rollout per environment, and its width where none is said
+NETWORKS: dict[str, tuple[Callable[[Setting], dict[str, Any]], int, int]] = {
+    "mlp": (mlp, 1024, 256),
+    "cnn": (cnn, 512, 16),
+    "nature": (cnn, 512, 32),
+}
 
 
 # === In a process of its own ===
@@ -78,22 +137,22 @@ def ready_model(setting: Setting) -> OnPolicyAlgorithm:
         the hidden layers of ours learn, too
     """
     th.set_num_threads(1)
+    make, n_steps, _ = NETWORKS[setting.network]
     model = CLASSES[setting.side](
-        "MlpPolicy",
-        make_vec_env("CartPole-v1", n_envs=2, seed=0),
-        n_steps=1024,
+        **make(setting),
+        n_steps=n_steps,
         batch_size=setting.batch_size,
         n_epochs=1,  # a further one needs no more memory
-        policy_kwargs={"net_arch": [setting.width] * setting.depth},
         seed=0,
         device=setting.device,
     )
-    model.learn(3 * 2048)
+    rows = 2 * n_steps
+    model.learn(3 * rows)
     train = model.train
     model.train = lambda: None  # type: ignore[method-assign]
-    model.learn(2048, reset_num_timesteps=False)
+    model.learn(rows, reset_num_timesteps=False)
     model.train = train  # type: ignore[method-assign]
-    assert not isinstance(model, ForwardPPO) or model.pending.rows + 2048 >= model.local_interval, (
+    assert not isinstance(model, ForwardPPO) or model.pending.rows + rows >= model.local_interval, (
         "no hidden layer would learn"
     )
     # SB3 keeps the gradients of the last step until it makes new ones: they belong to train()
@@ -208,14 +267,18 @@ def report(rows: list[Row]) -> str:
         cells += [forward[depth]["parameter_bytes"], forward[depth]["state_bytes"]]
         cells += [stock[depth]["peak_rss"], forward[depth]["peak_rss"]]
         lines.append([depth, *(f"{int(cell) / MIB:.2f}" for cell in cells)])
-    width, batch_size, device = (rows[0][key] for key in ("width", "batch_size", "device"))
-    text = f"Made by `python -m benchmarks.memory --width {width} --batch-size {batch_size} --device {device}`. "
-    text += f"{machines(rows)} In MiB; PPO, width {width}, minibatches of {batch_size} on {device}, "
-    text += "rollouts of 2048 rows.\n\n" + markdown_table(header, lines)
-    if {4, 64} <= set(depths):
-        grown = [int(curve[64]["peak_bytes"]) / int(curve[4]["peak_bytes"]) for curve in (stock, forward)]
-        text += f"\nFrom 4 to 64 layers the peak of `train()` grows {grown[0]:.2f} times with SB3, {grown[1]:.2f} times with "
-        text += "ours (target: at most 1.10 times).\n"
+    network, width, batch_size, device = (rows[0][key] for key in ("network", "width", "batch_size", "device"))
+    flags = f"--network {network} --width {width} --batch-size {batch_size} --device {device}"
+    text = f"Made by `python -m benchmarks.memory {flags}`. {machines(rows)} In MiB; PPO, width {width}, "
+    text += f"minibatches of {batch_size} on {device}, rollouts of {2 * NETWORKS[str(network)][1]} rows.\n\n"
+    text += markdown_table(header, lines)
+    deepest = max(depths, default=0) if network == "cnn" else 64
+    if {4, deepest} <= set(depths):
+        grown = [int(curve[deepest]["peak_bytes"]) / int(curve[4]["peak_bytes"]) for curve in (stock, forward)]
+        text += (
+            f"\nFrom 4 to {deepest} layers the peak of `train()` grows {grown[0]:.2f} times with SB3, {grown[1]:.2f} times "
+        )
+        text += "with ours (target: at most 1.10 times).\n"
     return text
 
 
@@ -258,9 +321,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     depths = [2, 4, 8, 16, 32, 64, 128]
     parser.add_argument("--depths", type=whole_number, nargs="+", default=depths, help="hidden layers (default: 2 to 128)")
-    parser.add_argument("--width", type=whole_number, default=256, help="units per layer (default: %(default)s)")
+    parser.add_argument("--network", choices=list(NETWORKS), default="mlp", help="default: %(default)s")
+    parser.add_argument("--width", type=whole_number, help="units or channels per layer (default: 256, of a cnn 16)")
     parser.add_argument("--batch-size", type=whole_number, default=256, help="of PPO (default: %(default)s)")
     args = parse_on_device(parser, arguments)
+    args.width = args.width or NETWORKS[args.network][2]
     if not STATUS.exists():
         parser.error("the resident memory is read from /proc, which this system does not have: use Linux")
     return args
@@ -276,16 +341,18 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     check_peak_on_cpu()
     depths = sorted(set(args.depths))
-    settings = [Setting(side, depth, args.width, args.batch_size, args.device) for depth in depths for side in CLASSES]
+    same = args.width, args.batch_size, args.device
+    settings = [Setting(side, args.network, depth, *same) for depth in depths for side in CLASSES]
     for setting in settings:
         row = measure(setting)
         rows = replace_rows(args.output / "memory.csv", [row], lambda row: [str(row[key]) for key in Setting._fields])
         sizes = ", ".join(f"{key} {row[key] / MIB:.2f} MiB" for key in ("peak_bytes", "state_bytes", "peak_rss"))
         print(f"{setting.side}, {setting.depth} layers: {sizes}", flush=True)
-    about = [str(value) for value in (args.width, args.batch_size, args.device)]
-    rows = [row for row in rows if [row["width"], row["batch_size"], row["device"]] == about]
-    write_text(args.output / "memory.md", report(rows))
-    save_figure(plot(rows), args.output / "memory.png")
+    about = [str(value) for value in (args.network, *same)]
+    rows = [row for row in rows if [row[key] for key in ("network", "width", "batch_size", "device")] == about]
+    name = "memory" if args.network == "mlp" else f"memory-{args.network}"
+    write_text(args.output / f"{name}.md", report(rows))
+    save_figure(plot(rows), args.output / f"{name}.png")
     return 0
 
 

@@ -361,7 +361,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         seen = observations(some)
         features = self._latents([seen])
         if recorded and not all(map(alike, (part[some] for part in (rollout.latent_pi, rollout.latent_vf)), features)):
-            # What acted had features of another kind, for example with noise
+            # What acted had features of another kind, for example with noise, and may go on so
+            self._rows_to_check = 0
             latents = self._rollout_latents()
             rollout, recorded = rollout._replace(latent_pi=latents[0], latent_vf=latents[1]), False
         part = rollout.rows(some)._replace(latent_pi=features[0], latent_vf=features[1])

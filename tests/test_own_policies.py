@@ -128,6 +128,13 @@ class Exploring(OwnPolicy):
         return actions, self.values(latent_vf), distribution.log_prob(actions)
 
 
+class Nudged(OwnPolicy):
+    """A mean of continuous actions that is hardly another one."""
+
+    def distribution(self, obs: th.Tensor, latent_pi: th.Tensor) -> Any:
+        return self.action_dist.proba_distribution(self.action_net(latent_pi) + 0.003, self.log_std)
+
+
 class Written(OwnPolicy):
     """Everything overridden, and nothing changed."""
 
@@ -271,6 +278,11 @@ def test_methods_of_sb3_are_seldom_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 def test_steps_are_remembered_by_the_features_that_acted(algorithm: Any, policy: Any, remembered: bool) -> None:
     model = small_model(algorithm, policy, n_steps=32, local_interval=4096).learn(64)
     assert (model.heads.memory.rows > 0) == remembered
+
+
+def test_a_small_difference_is_one() -> None:
+    assert small_model(ForwardPPO, Nudged, "Box", n_steps=32).learn(32).heads.through_policy
+    assert not small_model(ForwardPPO, Written, "Box", n_steps=32).learn(32).heads.through_policy
 
 
 def test_guidance_is_that_of_the_policy() -> None:
