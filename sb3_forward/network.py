@@ -162,8 +162,8 @@ class Feed:
         if all(name in self._held for name in self.network.tops):
             actor, critic = (self._held[name] for name in self.network.tops)
         else:
-            parts = [self._values(self.network.tops, rows) for rows in self.chunks]
-            actor, critic = (join([part[name] for part in parts]) for name in self.network.tops)
+            parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
+            actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
         return actor, critic
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
