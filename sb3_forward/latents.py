@@ -192,7 +192,10 @@ class Fingerprint:
         :param now: those of today
         :return: whether the weights are the same
         """
-        return before is not None and before.shape == now.shape and th.allclose(before.to(now), now, rtol=1e-5, atol=1e-5)
+        if before is None or before.shape != now.shape:
+            return False
+        before = before.to(now)
+        return th.equal(before, now) or th.allclose(before, now, rtol=1e-5, atol=1e-5)
 
 
 def _flat(tensor: th.Tensor) -> th.Tensor:

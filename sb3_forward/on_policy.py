@@ -244,13 +244,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         :return: whether they are what they were when the rollout began
         """
         group = self.policy.optimizer.param_groups[0]
-        now, before = self.network.fingerprint(), self._fingerprint
-        same = self.network.fingerprint.shows
-        if not same(group.get("hidden"), now):
+        now, before, kept = self.network.fingerprint(), self._fingerprint, group.get("hidden")
+        unchanged = self.network.fingerprint.shows(before, now)
+        if not (unchanged if kept is before else self.network.fingerprint.shows(kept, now)):
             # Another class may have trained on, or another file may have been loaded
             self.pending.recompute(lambda rows: self._latents([rows]))
             self.heads.memory.forget()
-        unchanged = same(before, now)
         if not unchanged or (self.anchors.rows > 0) != (self.heads.anchors is not None):
             self._remember_anchors()
         self._fingerprint = group["hidden"] = now
