@@ -76,6 +76,7 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "guided.py": ("guided", "hidden_phase"),
     "heads.py": ("phases", "heads", "local_learning", "evaluation"),
     "latents.py": ("evaluation", "own_policies", "local_learning"),
+    "maps.py": ("guided", "images", "hidden_phase"),
     "network.py": ("network", "own_policies"),
     "on_policy.py": ("phases", "targets", "evaluation"),
     "optimizers.py": ("own_policies", "save_load"),
@@ -96,6 +97,7 @@ FINITE = "finite.py"
 GUIDED = "guided.py"
 HEADS = "heads.py"
 LATENTS = "latents.py"
+MAPS = "maps.py"
 NETWORK = "network.py"
 SPLITTING = "splitting.py"
 ON_POLICY = "on_policy.py"
@@ -130,15 +132,14 @@ EXCHANGE = """\
             self.heads.memory.release()  # the anchors hold the values now
 """
 TRAIN_THEN_RUN = """\
-            if block.optimizer is not None:
-                self._train_block(block, inputs, signals.get(block.role))
-            return self._outputs(block, inputs)
+                if block.optimizer is not None:
+                    self._train_block(index, feed, rows, signals.get(block.role))
+                feed.advance(index)
 """
 RUN_THEN_TRAIN = """\
-            outputs = self._outputs(block, inputs)
-            if block.optimizer is not None:
-                self._train_block(block, inputs, signals.get(block.role))
-            return outputs
+                feed.advance(index)
+                if block.optimizer is not None:
+                    self._train_block(index, feed, rows, signals.get(block.role))
 """
 
 MUTANTS = [
@@ -422,7 +423,7 @@ MUTANTS = [
     Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "1.0", "shared blocks guided by the number of columns"),
     Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "math.sqrt(1 / signal.shape[1])", "shared blocks guided less"),
     Mutant(PHASE, "standardise(signal) for", "signal for", "guidance as it comes"),
-    Mutant(ON_POLICY, "rows.number)), rows.signals)", "rows.number)), {})", "signals not handed on"),
+    Mutant(ON_POLICY, "rows.number, rows.signals)", "rows.number, {})", "signals not handed on"),
     # === The guided loss ===
     Mutant(GUIDED, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
     Mutant(GUIDED, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
@@ -449,8 +450,8 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "image_of(self._outputs(block, inputs), signal)",
-        "image_of(pick(self._outputs(block, inputs), slice(self.batch_size)), signal[: self.batch_size])",
+        "linear_image(join(list(outputs)), signal)",
+        "linear_image(join(list(outputs))[: self.batch_size], signal[: self.batch_size])",
         "image fitted to some rows",
     ),
     Mutant(PHASE, "own_loss.lerp(loss, coef)", "own_loss.lerp(loss, 1 - coef)", "loss by one minus the coefficient"),
@@ -462,7 +463,7 @@ MUTANTS = [
         "(Configuration(inputs).distances)",
         "no disparity",
     ),
-    Mutant(PHASE, "batch = pick(inputs, part)", "batch = pick(inputs, slice(len(part)))", "the first rows alone"),
+    Mutant(PHASE, "feed.inputs(index, part)", "feed.inputs(index, slice(0, len(part)))", "the first rows alone"),
     Mutant(PHASE, "th.randperm(rows, device", "th.arange(rows, device", "rows not shuffled", found_by="phases"),
     Mutant(PHASE, "for _ in range(self.epochs):", "for _ in range(1):", "one pass"),
     Mutant(PHASE, ".split(min(self.batch_size, rows))", ".split(rows)", "one minibatch"),
@@ -471,8 +472,7 @@ MUTANTS = [
     ),
     Mutant(PHASE, "LEAST_ROWS = 3", "LEAST_ROWS = 2", "pairs matched", found_by="phases"),
     Mutant(PHASE, "if len(part) >= LEAST_ROWS:", "if len(part) > LEAST_ROWS:", "three rows not matched", found_by="phases"),
-    Mutant(PHASE, "image), self.max_grad_norm))", "image), 1e9))", "steps of blocks not clipped", found_by="phases"),
-    Mutant(PHASE, "start + BATCH_ROWS)", "start + BATCH_ROWS - 1)", "the last row of a forward pass left out"),
+    Mutant(PHASE, "*local_loss(rows), self.max_grad_norm", "*local_loss(rows), 1e9", "steps not clipped", found_by="phases"),
     Mutant(
         PHASE,
         "self.network.policy.set_training_mode(True)\n            for",
@@ -487,8 +487,8 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "self.network.policy.set_training_mode(False)\n        try",
-        "pass\n        try",
+        "self.network.policy.set_training_mode(False)\n        feed",
+        "pass\n        feed",
         "outputs in training mode before the steps",
     ),
     Mutant(
@@ -505,15 +505,29 @@ MUTANTS = [
     Mutant(PHASE, "sum(losses) / len(steps)", "losses[-1]", "the last loss recorded"),
     Mutant(PHASE, "sum(norms) / len(steps)", "min(norms)", "the least norm recorded"),
     Mutant(PHASE, "explained = image.explained", "explained = image.loss", "loss recorded for R2"),
-    Mutant(PHASE, "outputs.ndim != 4", "True", "feature maps read number by number"),
-    Mutant(PHASE, "repeat_interleave(places, dim=0) / places", "repeat_interleave(places, dim=0)", "sums of feature maps"),
-    Mutant(PHASE, "repeat_interleave(places, dim=0)", "repeat(places, 1)", "weights of other feature maps"),
     Mutant(
         PHASE,
         "if (problem := parameter_problem(self.network.policy)) is not None:",
         "if (problem := None) is not None:",
         "a weight that is not finite not named",
         found_by="bad_input",
+    ),
+    # === What is compared of feature maps ===
+    Mutant(MAPS, "activations.ndim == 4", "False", "feature maps read number by number", found_by="images"),
+    Mutant(MAPS, "= F.adaptive_avg_pool2d(", "= height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
+    Mutant(
+        MAPS,
+        "gradient.view(len(gradient), self.channels, -1)",
+        "gradient.view(len(gradient), -1, self.channels).mT",
+        "weights of other feature maps",
+    ),
+    # === What is held, and what is computed anew ===
+    Mutant(
+        NETWORK,
+        "min(first + network.pass_rows, rows)",
+        "min(first + network.pass_rows - 1, rows)",
+        "the last row of a forward pass left out",
+        found_by="images",
     ),
     # === Its settings and its logs ===
     Mutant(
@@ -527,10 +541,10 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "self.local_loss, self.disparity)", 'self.local_loss, "identity")', "disparity ignored", found_by="targets"
     ),
-    Mutant(ON_POLICY, "objective, self.local_epochs, self", "objective, 1, self", "one local epoch"),
+    Mutant(ON_POLICY, "sizes = self.local_epochs, self", "sizes = 1, self", "one local epoch"),
     Mutant(ON_POLICY, "self.local_batch_size, self.max", "64, self.max", "size of minibatches ignored"),
     Mutant(
-        ON_POLICY, "self.local_batch_size, self.max_grad_norm)", "self.local_batch_size, 1e9)", "steps of blocks not clipped"
+        ON_POLICY, "self.local_batch_size, self.max_grad_norm\n", "self.local_batch_size, 1e9\n", "steps of blocks not clipped"
     ),
     Mutant(ON_POLICY, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
     Mutant(ON_POLICY, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
