@@ -11,12 +11,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from benchmarks.memory import peak_on_cpu
-from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardPPO
+from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardPPO, phase
 from sb3_forward.blocks import Block
 from sb3_forward.network import Feed, HiddenNetwork
 from sb3_forward.rows import pick
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
-from tests.test_hidden_phase import hidden_phase, learn, sample, signals
+from tests.test_hidden_phase import JointPolicy, hidden_phase, learn, sample, signals
 
 
 class Convolutions(BaseFeaturesExtractor):
@@ -83,22 +83,45 @@ def test_maps_that_two_layers_read_are_flattened_once() -> None:
         model = cnn_model(ForwardPPO, Flat)
     first, flat, *_ = model.network.parts
     assert [block.name for block in model.network.blocks][:3] == ["extractor", "actor.0", "actor.1"]
+    assert [block.role for block in model.network.blocks][:3] == ["shared", "actor", "actor"]
     assert first.outputs == flat.inputs
     before = hidden_state(model)
     model.learn(16)
     assert all(not th.equal(value, before[name]) for name, value in hidden_state(model).items())
 
 
+def test_means_of_maps_belong_to_the_layer_that_gives_them() -> None:
+    class Means(Convolutions):
+        depth = 1
+
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(observation_space)
+            self.out = nn.Linear(8, 16)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            return self.out(self.stem(observations).relu().mean((2, 3))).relu()
+
+    said: dict[str, th.Size] = {}
+
+    def visit(block: Block, inputs: Any) -> Any:
+        outputs = block.forward(inputs)
+        said[block.name] = outputs.shape
+        return outputs
+
+    cnn_model(ForwardPPO, Means).network.latents(sample("CnnPolicy", 2), visit)
+    assert said["extractor.0"] == (2, 8)
+
+
 # === What a hidden phase holds ===
 
 
-@pytest.mark.parametrize("policy", OBSERVATIONS)
-@pytest.mark.parametrize("budget", [0, 20_000, 2**24])
-def test_what_is_computed_anew_is_what_would_be_held(policy: str, budget: int) -> None:
+@pytest.mark.parametrize("policy", [*OBSERVATIONS, JointPolicy])
+@pytest.mark.parametrize("budget", [0, 20_000, 350_000, 2**24])
+def test_what_is_computed_anew_is_what_would_be_held(policy: Any, budget: int) -> None:
     """Of any network, whatever fits: inputs of every part, and the top features."""
     network = small_model(ForwardPPO, policy).network
     network.pass_rows = 7
-    observations, rows = sample(policy, 20), th.tensor([3, 19, 0])
+    observations, rows = sample("MlpPolicy" if policy is JointPolicy else policy, 20), th.tensor([3, 19, 0])
     feed = Feed(network, lambda index: pick(observations, index), 20, budget)
     expected: list[Any] = []
     with th.no_grad():
@@ -108,6 +131,59 @@ def test_what_is_computed_anew_is_what_would_be_held(policy: str, budget: int) -
                 th.testing.assert_close(feed.inputs(index, chosen), pick(inputs, chosen), rtol=1e-4, atol=1e-5)
             feed.advance(index)
         th.testing.assert_close(feed.tops(), latents, rtol=1e-4, atol=1e-5)
+
+
+class Past(Convolutions):
+    """Large maps are read again, after small ones that are made of them."""
+
+    depth = 1
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.small, self.out = nn.Conv2d(8, 1, 1), nn.Linear(9 * 12 * 12, 16)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.stem(observations).relu()
+        return self.out(th.cat([hidden, self.small(hidden).relu()], dim=1).flatten(1)).relu()
+
+
+@pytest.mark.parametrize("policy", [*OBSERVATIONS, Past])
+def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: Any) -> None:
+    """Observations that fit are asked for once."""
+    model = cnn_model(ForwardPPO, Past) if policy is Past else small_model(ForwardPPO, policy)
+    network, policy = model.network, "CnnPolicy" if policy is Past else policy
+    network.pass_rows = 7
+    observations, whole = sample(policy, 20), 20 * network.row_bytes
+    asked: list[int] = []
+
+    def read(index: th.Tensor) -> Any:
+        asked.append(len(index))
+        return pick(observations, index)
+
+    for budget in (0, 4000, *range(whole, whole + 200_000, 20_000), 2**24):
+        asked.clear()
+        feed = Feed(network, read, 20, budget)
+        with th.no_grad():
+            for index in range(len(network.parts)):
+                feed.advance(index)
+                assert sum(value.nbytes for value in feed._held.values()) <= budget
+            feed.tops()
+        if budget >= whole:
+            assert asked == [20]
+
+
+@pytest.mark.parametrize("memory", [0, 3])
+def test_memory_is_given_in_mebibytes(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    class Watched(Feed):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            given.append(self.budget)
+
+    monkeypatch.setattr(phase, "Feed", Watched)
+    small_model(ForwardPPO, local_memory=memory).learn(16)
+    assert given == [memory * 2**20]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -138,20 +214,56 @@ def test_layers_that_run_for_those_above_are_at_rest() -> None:
     th.testing.assert_close(*statistics)
 
 
-def test_steps_in_parts_are_those_of_the_whole_minibatch() -> None:
+class Normed(Convolutions):
+    """What BatchNorm says of a row depends on the others."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.out(self.norm(self.stem(observations)).relu().flatten(1)).relu()
+
+
+@pytest.mark.parametrize(("extractor", "guided"), [(Convolutions, True), (Convolutions, False), (Normed, True)])
+def test_steps_in_parts_are_those_of_the_whole_minibatch(
+    extractor: Any, guided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a minibatch of images is more than a forward pass takes."""
+    sizes: dict[str, set[int]] = {}
+    limits: set[float] = set()
+    gradients, step = Block.gradients, Block.step
+
+    def watched(self: Block, inputs: Any, *args: Any) -> Any:
+        sizes.setdefault(self.name, set()).add(len(inputs))
+        return gradients(self, inputs, *args)
+
+    def watched_step(self: Block, *args: Any) -> Any:
+        limits.add(args[-1])
+        return step(self, *args)
+
+    monkeypatch.setattr(Block, "gradients", watched)
+    monkeypatch.setattr(Block, "step", watched_step)
     states = []
-    for rows in (5, 512):
-        model = cnn_model(ForwardPPO)
+    # Adam makes much of the rounding errors of a gradient near zero
+    kwargs = {"features_extractor_class": extractor, "optimizer_class": th.optim.SGD}
+    for rows in (512, 5):
+        sizes.clear()
+        model = small_model(ForwardPPO, "CnnPolicy", local_learning_rate=0.1, policy_kwargs=kwargs)
         model.network.pass_rows = rows
-        run = hidden_phase(model, epochs=1, batch_size=16)
+        run = hidden_phase(model, epochs=1, batch_size=16, max_grad_norm=0.5)
         observations = sample("CnnPolicy", 32)
         th.manual_seed(0)
-        learn(run, observations, signals(32))
-        states.append((hidden_state(model), {name: record.grad_norm for name, record in run.records.items()}))
+        learn(run, observations, signals(32) if guided else {})
+        states.append((hidden_state(model), run.records))
     for name, value in states[0][0].items():
         th.testing.assert_close(states[1][0][name], value, rtol=1e-3, atol=1e-5, msg=name)
-    assert states[0][1] == pytest.approx(states[1][1], rel=1e-3)
+    for name, record in states[0][1].items():
+        assert states[1][1][name].loss == pytest.approx(record.loss, rel=1e-3)
+        assert states[1][1][name].grad_norm == pytest.approx(record.grad_norm, rel=1e-3)
+    assert limits == {0.5}
+    assert sizes["actor.0"] == ({5, 1} if guided else {16})
+    assert sizes["extractor.0"] == ({5, 1} if guided and extractor is Convolutions else {16})
 
 
 def test_pairs_of_rows_are_compared_over_the_whole_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +342,11 @@ def test_a2c_learns_from_images() -> None:
     assert all(np.isfinite(parameter.detach().numpy()).all() for parameter in model.policy.parameters())
 
 
-def test_bytes_of_a_row_are_those_that_the_network_reads() -> None:
+def test_bytes_of_a_row_are_those_that_the_network_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     network: HiddenNetwork = small_model(ForwardPPO, "CnnPolicy").network
     assert network.row_bytes == 4 * 3 * 36 * 36
     assert network.pass_rows == 2**22 // network.row_bytes
     assert small_model(ForwardPPO).network.pass_rows == 512
+    assert small_model(ForwardPPO, "MultiInputPolicy").network.row_bytes == 4 * (3 * 36 * 36 + 4 + 3)
+    monkeypatch.setattr("sb3_forward.network.PASS_BYTES", 1000)
+    assert small_model(ForwardPPO, "CnnPolicy").network.pass_rows == 1

@@ -141,6 +141,19 @@ RUN_THEN_TRAIN = """\
                 if block.optimizer is not None:
                     self._train_block(index, feed, rows, signals.get(block.role))
 """
+LEARN = """\
+        try:
+            for index, block in enumerate(self.network.steps):
+                if block.optimizer is not None:
+                    self._train_block(index, feed, rows, signals.get(block.role))
+                feed.advance(index)
+        except ValueError as error:
+            # No learning rate mends a weight that has come so from elsewhere
+            if (problem := parameter_problem(self.network.policy)) is not None:
+                raise ValueError(f"{problem}.") from error
+            raise
+"""
+TOPS = "        latents = feed.tops()\n"
 
 MUTANTS = [
     # === The policy that acts is the one that is trained ===
@@ -440,6 +453,7 @@ MUTANTS = [
     Mutant(GUIDED, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
     Mutant(GUIDED, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
     # === The hidden phase ===
+    Mutant(PHASE, LEARN + TOPS, TOPS + LEARN, "top features of before"),
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
     Mutant(
         PHASE,
@@ -521,12 +535,251 @@ MUTANTS = [
         "gradient.view(len(gradient), -1, self.channels).mT",
         "weights of other feature maps",
     ),
+    Mutant(MAPS, "(min(grid, height), min(grid, width))", "(1, 1)", "grid ignored"),
+    Mutant(
+        MAPS,
+        "(min(grid, height), min(grid, width))",
+        "(min(grid, height), min(grid, height))",
+        "as many columns of cells as rows",
+    ),
+    Mutant(
+        MAPS,
+        "maps.reshape(len(maps), self.channels, -1)",
+        "maps.reshape(len(maps), -1, self.channels).mT",
+        "means of other channels",
+    ),
+    Mutant(MAPS, "@ self.weights.T)", "@ th.ones_like(self.weights.T))", "gradients of all cells at every place"),
+    Mutant(MAPS, "@ self.weights.T)", "@ (self.weights.T > 0).to(gradient.dtype))", "gradients of sums"),
+    Mutant(
+        BLOCKS,
+        "gradient = summary.pull(gradient)",
+        "gradient = as_matrix(th.ones_like(outputs)) * gradient.mean()",
+        "one gradient for all places of feature maps",
+        found_by="images",
+    ),
+    Mutant(
+        SPLITTING,
+        "        _flatten_late(graph, numbers, values[0])\n",
+        "",
+        "maps flattened by the layer that gives them",
+        found_by="images",
+    ),
+    Mutant(
+        SPLITTING,
+        "if flattens and numbers[node] not in users",
+        "if numbers[node] not in users",
+        "all that is made of maps goes to who reads it",
+        found_by="images",
+    ),
+    Mutant(
+        SPLITTING,
+        "users.pop() if len(users) == 1 and math.inf not in users else numbers[node] + 0.5",
+        "users.pop()",
+        "maps flattened for one of their readers",
+        found_by="images",
+    ),
+    Mutant(SPLITTING, "        _keep_together(numbers, values[0])\n", "", "a tuple handed on", found_by="network"),
     # === What is held, and what is computed anew ===
     Mutant(
         NETWORK,
         "min(first + network.pass_rows, rows)",
         "min(first + network.pass_rows - 1, rows)",
         "the last row of a forward pass left out",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "min(first + network.pass_rows, rows)",
+        "min(first + network.pass_rows + 1, rows)",
+        "a row in two forward passes",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "range(0, rows, network.pass_rows)",
+        "range(0, rows, network.pass_rows + 1)",
+        "rows between forward passes left out",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "th.arange(rows.start, rows.stop)",
+        "th.arange(rows.stop - rows.start)",
+        "the first rows in every forward pass",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "if rows * network.row_bytes <= budget:",
+        "if True:",
+        "observations held whatever they take",
+        found_by="images",
+    ),
+    Mutant(NETWORK, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
+    Mutant(NETWORK, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
+    Mutant(
+        NETWORK,
+        "left = self.budget - sum(value.nbytes for value in self._held.values())",
+        "left = self.budget",
+        "what is held already not counted",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "        self._held = {name: value for name, value in self._held.items() if name in needed}\n",
+        "",
+        "held to the end",
+        found_by="hidden_phase",
+    ),
+    Mutant(NETWORK, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
+    Mutant(
+        NETWORK,
+        "for later in self.network.parts[index + 1 :]",
+        "for later in self.network.parts[index + 1 : index + 2]",
+        "only what the next part reads is held",
+        equivalent="every part leads to the top features, and what they are made of is held",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))",
+        "return held",
+        "what others are computed from not held",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "            self.network.policy.set_training_mode(False)\n            for name",
+        "            for name",
+        "layers that run anew are learning",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "            self.network.policy.set_training_mode(training)\n",
+        "",
+        "steps at rest after layers that run anew",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "            found[name] = self._held[name][rows]\n",
+        "            found[name] = self._held[name][: len(self._held[name][rows])]\n",
+        "layers run anew on the first rows",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "parts = [self._values(self.network.tops, rows) for rows in self.chunks]",
+        "parts = [self._values(self.network.tops, rows) for rows in reversed(self.chunks)]",
+        "top features in another order",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "found.update(self._by_name(part.outputs, given))",
+        "found[name] = given[0] if len(part.outputs) > 1 else given",
+        "the first of several outputs for each",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
+        "min(PASS_ROWS, pass_bytes // self.row_bytes)",
+        "no row of large images to a pass",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
+        "PASS_ROWS",
+        "as many images to a pass as vectors",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
+        "max(pass_bytes // self.row_bytes, 1)",
+        "any number of vectors to a pass",
+        found_by="images",
+    ),
+    Mutant(
+        NETWORK,
+        "sum(part.nbytes for part in leaves(sample(policy, 1)))",
+        "leaves(sample(policy, 1))[-1].nbytes",
+        "bytes of one key for all",
+        found_by="images",
+    ),
+    Mutant(ON_POLICY, "budget=self.local_memory * 2**20", "budget=2**26", "local_memory not handed on", found_by="images"),
+    Mutant(
+        ON_POLICY, "budget=self.local_memory * 2**20", "budget=self.local_memory", "local_memory in bytes", found_by="images"
+    ),
+    Mutant(
+        ON_POLICY,
+        "buffer.observations, places), self.device)",
+        "buffer.observations.astype(np.float32), places), self.device)",
+        "images kept as floats",
+        found_by="images",
+    ),
+    # === Steps in parts ===
+    Mutant(
+        PHASE,
+        "            share = len(part) / len(rows)\n",
+        "            share = 1.0\n",
+        "parts of a minibatch with weight one",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE, "loss = loss + share * own_loss", "loss = own_loss", "loss of the last part of a minibatch", found_by="images"
+    ),
+    Mutant(
+        PHASE,
+        "gradients = own if gradients is None else _sum(gradients, own)",
+        "gradients = own",
+        "gradients of the last part of a minibatch",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "block.step((), loss, gradients, self.max_grad_norm)",
+        "block.step((), loss, gradients, 1e9)",
+        "steps in parts not clipped",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "separate = image is not None and self.objective.guidance_coef == 1 and",
+        "separate = image is not None and",
+        "pairs of rows compared in parts",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "separate = image is not None and self.objective.guidance_coef == 1 and",
+        "separate = self.objective.guidance_coef == 1 and",
+        "unguided losses in parts",
+        found_by="images",
+    ),
+    Mutant(PHASE, " and not block.has_batch_norm\n", "\n", "BatchNorm on parts of a minibatch", found_by="images"),
+    Mutant(
+        BLOCKS,
+        "isinstance(own, _BatchNorm) for own in module.modules()",
+        "isinstance(own, nn.BatchNorm1d) for own in module.modules()",
+        "BatchNorm of maps not seen",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "if len(rows) <= self.network.pass_rows or not separate:",
+        "if True:",
+        "minibatches of images in one pass",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "        latents = feed.tops()\n        self.network.policy.set_training_mode(True)",
+        "        self.network.policy.set_training_mode(True)\n        latents = feed.tops()",
+        "top features computed anew in training mode",
         found_by="images",
     ),
     # === Its settings and its logs ===
