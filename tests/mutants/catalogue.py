@@ -780,7 +780,7 @@ MUTANTS = [
         "        latents = feed.tops()\n        self.network.policy.set_training_mode(True)",
         "        self.network.policy.set_training_mode(True)\n        latents = feed.tops()",
         "top features computed anew in training mode",
-        found_by="images",
+        equivalent="layers that run anew are set to rest for it",
     ),
     # === Its settings and its logs ===
     Mutant(
