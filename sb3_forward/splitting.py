@@ -295,6 +295,7 @@ def _attempt(root: Root, observations: list[PyTorchObs], opaque: dict[nn.Module,
     for node, other in zip(graph.nodes, in_training.nodes, strict=False):
         if _told(node) != _told(other):
             return Fault("it does something else in training", _modules_around(root, node))
+    _leave_out_dead(root, graph)
     _use_once(root, graph)
     try:
         values = [_values(root, graph, rows) for rows in observations]
@@ -383,6 +384,13 @@ def _is_free(node: fx.Node, value: Any) -> bool:
     if not isinstance(value, th.Tensor | tuple | list) or isinstance(value, th.Size):
         return True
     return all("free" in other.meta for other in node.all_input_nodes)
+
+
+def _leave_out_dead(root: Root, graph: fx.Graph) -> None:
+    """What a layer gives to nobody is not computed: nothing would be learned from it."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_module" and not node.users and not _in_place(root, node):
+            graph.erase_node(node)
 
 
 def _use_once(root: Root, graph: fx.Graph) -> None:

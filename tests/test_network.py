@@ -93,6 +93,15 @@ class InPlace(Layers):
         return self.second(self.first(observations.mul_(2.0)).relu_())
 
 
+class Discarded(Layers):
+    """Runs a layer for nothing."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.first(observations).relu()
+        self.activation(self.second(hidden))
+        return hidden
+
+
 class Normalised(Layers):
     """A size that is asked for before the first layer, and used after it, too; a normalisation of a plane between."""
 
@@ -272,6 +281,7 @@ EXTRACTORS: dict[type[BaseFeaturesExtractor], tuple[list[int], str | None]] = {
     ReusedActivation: ([2, 2], None),
     Residual: ([2, 2], None),
     InPlace: ([2, 2], None),
+    Discarded: ([2], None),
     Normalised: ([4, 2], None),
     OtherWhenTraced: ([5], "something else than as a whole"),
     Attention: ([2, 4, 2], None),

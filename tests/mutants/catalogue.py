@@ -670,8 +670,8 @@ MUTANTS = [
     ),
     Mutant(
         NETWORK,
-        "parts = [self._values(self.network.tops, rows) for rows in self.chunks]",
-        "parts = [self._values(self.network.tops, rows) for rows in reversed(self.chunks)]",
+        "self._values(self.network.tops, rows)) for rows in self.chunks]",
+        "self._values(self.network.tops, rows)) for rows in reversed(self.chunks)]",
         "top features in another order",
         found_by="images",
     ),
