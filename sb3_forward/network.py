@@ -98,6 +98,9 @@ class HiddenNetwork:
         :param visit: what is done with each block on the way up; a shared block is visited once
         :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
+        if not self.is_current(self.policy):
+            # Something has been exchanged or hooked, which the next update will find
+            return HiddenNetwork(self.policy).latents(observations, visit)
         inputs = leaves(prepare(self.policy, observations))
         return self._cut.walk(inputs, lambda index, values: visit(self.steps[index], values))
 

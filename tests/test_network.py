@@ -344,6 +344,17 @@ def test_what_joins_branches_belongs_to_none() -> None:
     assert widths["extractor.image.3"] == 7
 
 
+def test_what_is_hooked_later_counts_at_once() -> None:
+    """Also for whoever asks before the next update."""
+    model = small_model(ForwardPPO)
+    model.policy.mlp_extractor.value_net.register_forward_hook(lambda module, inputs, output: nn.functional.normalize(output))
+    observations = th.rand(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = model.policy.value_net(model.network.latents(observations)[1])
+    th.testing.assert_close(values, model.policy.predict_values(observations))
+
+
 def test_hooks_of_the_policy_itself_are_no_matter() -> None:
     """Collection of a rollout has such, and a callback may look at the blocks meanwhile."""
     policy = make_policy()
