@@ -21,7 +21,7 @@ from stable_baselines3 import PPO
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.tensors import LAYOUT, load_tensors, save_tensors
 from tests.envs import ALGORITHMS, OBSERVATIONS, small_kwargs, small_model
-from tests.test_save_load import assert_equal, assert_goes_on_equally, go_on
+from tests.test_save_load import assert_equal, distance, go_on
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -35,8 +35,8 @@ def test_resumed_run_equals_uninterrupted_run(algorithm: Any, policy: str, tmp_p
     assert_equal(other.get_parameters(), model.get_parameters())
     for running in (model, other):
         running.env = model.env
-        go_on(running, 32)
-    assert_goes_on_equally(other, model, "policy")
+        go_on(running, 16)
+    assert distance(other, model) < 1e-4
 
 
 def test_untrained_and_stock_models(tmp_path: Path) -> None:
