@@ -15,7 +15,8 @@ is watched. It is one in which ours has enough rows for a hidden phase.
                     interpreter and libraries, parameters, states, everything (Linux only)
 
 With --network cnn, the layers are convolutions of 16 channels on images of 4 x 84 x 84 (--width is their number of channels,
-16 by default), with a layer of 64 units behind them; --network nature is NatureCNN, whatever the depth.
+16 by default), with a layer of 64 units behind them, with --network residual each beside a way around it; --network nature is
+NatureCNN, whatever the depth.
 
 The rows go to memory.csv, in the place of older ones of the same settings; memory.md and memory.png (memory-cnn.md and so on)
 are made of all rows with this --network, --width, --batch-size and --device.
@@ -86,16 +87,22 @@ class Convolutions(BaseFeaturesExtractor):
     :param observation_space: images, channels first
     :param depth: how many convolutions
     :param width: their channels
+    :param residual: whether what each says is added to what it reads
     """
 
-    def __init__(self, observation_space: spaces.Box, depth: int, width: int) -> None:
+    def __init__(self, observation_space: spaces.Box, depth: int, width: int, residual: bool) -> None:
         super().__init__(observation_space, 64)
-        stem = [nn.Conv2d(observation_space.shape[0], width, 8, stride=4), nn.ReLU()]
-        rest = [layer for _ in range(depth - 1) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
-        self.layers = nn.Sequential(*stem, *rest, nn.Flatten(), nn.Linear(width * 20 * 20, 64), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(observation_space.shape[0], width, 8, stride=4), nn.ReLU())
+        self.rest = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth - 1))
+        self.top = nn.Sequential(nn.Flatten(), nn.Linear(width * 20 * 20, 64), nn.ReLU())
+        self.residual = residual
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.layers(observations)
+        hidden = self.stem(observations)
+        for layer in self.rest:
+            said = layer(hidden).relu()
+            hidden = hidden + said if self.residual else said
+        return self.top(hidden)
 
 
 def mlp(setting: Setting) -> dict[str, Any]:
@@ -113,8 +120,8 @@ def cnn(setting: Setting) -> dict[str, Any]:
     :return: arguments of PPO
     """
     kwargs: dict[str, Any] = {}
-    if setting.network == "cnn":
-        own = {"depth": setting.depth, "width": setting.width}
+    if setting.network != "nature":
+        own = {"depth": setting.depth, "width": setting.width, "residual": setting.network == "residual"}
         kwargs = {"features_extractor_class": Convolutions, "features_extractor_kwargs": own, "net_arch": []}
     return {"policy": "CnnPolicy", "env": DummyVecEnv([lambda: FakeImageEnv(n_channels=4)] * 2), "policy_kwargs": kwargs}
 
@@ -123,6 +130,7 @@ def cnn(setting: Setting) -> dict[str, Any]:
 NETWORKS: dict[str, tuple[Callable[[Setting], dict[str, Any]], int, int]] = {
     "mlp": (mlp, 1024, 256),
     "cnn": (cnn, 512, 16),
+    "residual": (cnn, 512, 16),
     "nature": (cnn, 512, 32),
 }
 
@@ -272,7 +280,7 @@ def report(rows: list[Row]) -> str:
     text = f"Made by `python -m benchmarks.memory {flags}`. {machines(rows)} In MiB; PPO, width {width}, "
     text += f"minibatches of {batch_size} on {device}, rollouts of {2 * NETWORKS[str(network)][1]} rows.\n\n"
     text += markdown_table(header, lines)
-    deepest = max(depths, default=0) if network == "cnn" else 64
+    deepest = max(depths, default=0) if network in ("cnn", "residual") else 64
     if {4, deepest} <= set(depths):
         grown = [int(curve[deepest]["peak_bytes"]) / int(curve[4]["peak_bytes"]) for curve in (stock, forward)]
         text += (
