@@ -283,8 +283,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.hidden_training == "backprop":
             super().train()
             return
-        self.policy.set_training_mode(True)
         unchanged = self._prepare_optimizers()
+        for head in (self.heads.policy.action_net, self.heads.policy.value_net):
+            head.train()  # as under SB3; the layers below are when they learn
         observations: Observations = self._observations
         if _hands_out_as_sb3(self.rollout_buffer):
             shape = self.rollout_buffer.buffer_size, self.rollout_buffer.n_envs
