@@ -57,9 +57,12 @@ class Block:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
         self._dense = _dense(forward, self.parameters)
-        module = forward if isinstance(forward, nn.Module) else getattr(getattr(forward, "__self__", None), "module", None)
+        #: what runs, where it is known: the module itself, or that of the part whose ``forward`` it is
+        self.module: nn.Module | None = forward if isinstance(forward, nn.Module) else None
+        if self.module is None:
+            self.module = getattr(getattr(forward, "__self__", None), "module", None)
         #: whether a row counts in what the block says of the others
-        self.has_batch_norm = module is not None and any(isinstance(own, _BatchNorm) for own in module.modules())
+        self.has_batch_norm = self.module is not None and any(isinstance(own, _BatchNorm) for own in self.module.modules())
 
     def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
         """

@@ -27,7 +27,7 @@ from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, sol
 from sb3_forward.finite import all_finite, parameter_problem
 from sb3_forward.latents import Latents
 from sb3_forward.network import HIDDEN
-from sb3_forward.optimizers import Maker, build_optimizer, set_apart
+from sb3_forward.optimizers import Maker, build_optimizer
 from sb3_forward.rows import join, pick
 from sb3_forward.whitening import Basis, Whitening
 
@@ -139,8 +139,6 @@ class Heads:
         :param maps: learning rate of all but ``log_std``, >= 0
         :param spread: that of ``log_std``, the spread of Gaussian actions, >= 0
         """
-        if self.spread is not None:
-            set_apart(self.optimizer, self.spread)
         for group in self.optimizer.param_groups:
             group["lr"] = spread if group["params"][0] is self.spread else maps
 

@@ -5,6 +5,8 @@ Twelve thousand flattened numbers neither fit a regression on two thousand rows 
 in the lab log).
 """
 
+from functools import lru_cache
+
 import torch as th
 from torch.nn import functional as F
 
@@ -39,9 +41,8 @@ class MapSummary:
 
     def __init__(self, maps: th.Tensor, grid: int = GRID) -> None:
         _, self.channels, height, width = maps.shape
-        places = th.eye(height * width, dtype=maps.dtype, device=maps.device).view(-1, 1, height, width)
         #: (H W, G) weight of each place in the mean of each cell
-        self.weights = F.adaptive_avg_pool2d(places, (min(grid, height), min(grid, width))).flatten(start_dim=1)
+        self.weights = _cells(height, width, grid, maps.dtype, maps.device)
 
     def __call__(self, maps: th.Tensor) -> th.Tensor:
         """
@@ -56,6 +57,12 @@ class MapSummary:
         :return: (B, C H W) with respect to the maps
         """
         return (gradient.view(len(gradient), self.channels, -1) @ self.weights.T).flatten(start_dim=1)
+
+
+@lru_cache(maxsize=64)  # every step of a convolution asks for the same
+def _cells(height: int, width: int, grid: int, dtype: th.dtype, device: th.device) -> th.Tensor:
+    places = th.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
+    return F.adaptive_avg_pool2d(places, (min(grid, height), min(grid, width))).flatten(start_dim=1)
 
 
 def summary_of(activations: Activations) -> MapSummary | None:

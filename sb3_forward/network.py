@@ -124,7 +124,6 @@ class Feed:
         self.chunks = [
             slice(first, min(first + network.pass_rows, rows)) for first in range(0, rows, network.pass_rows)
         ]  #: all rows, by what one forward pass takes
-        self._rows = rows
         self._observations = observations
         self._held: dict[str, th.Tensor] = {}
         self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
@@ -245,8 +244,8 @@ def _hidden_tensors(policy: nn.Module) -> Iterator[th.Tensor]:
 
 
 def _layers(block: Block) -> str:
-    module = block.forward if isinstance(block.forward, nn.Module) else block.forward.__self__.module  # type: ignore[attr-defined]
-    inner = [other for other in module.modules() if not list(other.children())]
+    assert block.module is not None
+    inner = [other for other in block.module.modules() if not list(other.children())]
     return ", ".join(type(other).__name__ for other in inner)
 
 

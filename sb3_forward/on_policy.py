@@ -45,7 +45,7 @@ from sb3_forward.guarded import GuardedAlgorithm
 from sb3_forward.heads import CachedRollout, Heads, Observations, improved_outputs
 from sb3_forward.latents import LatentRecorder, Latents, alike
 from sb3_forward.network import HiddenNetwork
-from sb3_forward.optimizers import maker_of, regroup
+from sb3_forward.optimizers import maker_of, regroup, set_apart
 from sb3_forward.pending import Pending, Rows
 from sb3_forward.phase import BlockRecord, HiddenPhase, LocalObjective
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
@@ -183,6 +183,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         for optimizer in (self.heads.optimizer, *(block.optimizer for block in self.network.blocks)):
             if optimizer is not None:
                 regroup(optimizer, like=policy.optimizer)
+        if self.heads.spread is not None:
+            set_apart(self.heads.optimizer, self.heads.spread)  # it has a learning rate of its own
         self._recorder = LatentRecorder(policy)
         self.pending = Pending([], self.local_interval)
         self._rows_to_check = 0  # until it is seen again whether blocks and heads say what the policy says

@@ -528,7 +528,7 @@ MUTANTS = [
     ),
     # === What is compared of feature maps ===
     Mutant(MAPS, "activations.ndim == 4", "False", "feature maps read number by number", found_by="images"),
-    Mutant(MAPS, "= F.adaptive_avg_pool2d(", "= height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
+    Mutant(MAPS, "return F.adaptive_avg_pool2d(", "return height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
     Mutant(
         MAPS,
         "gradient.view(len(gradient), self.channels, -1)",
@@ -763,7 +763,7 @@ MUTANTS = [
     Mutant(PHASE, " and not block.has_batch_norm\n", "\n", "BatchNorm on parts of a minibatch", found_by="images"),
     Mutant(
         BLOCKS,
-        "isinstance(own, _BatchNorm) for own in module.modules()",
+        "isinstance(own, _BatchNorm) for own in self.module.modules()",
         "isinstance(own, nn.BatchNorm1d) for own in module.modules()",
         "BatchNorm of maps not seen",
         found_by="images",
@@ -1460,9 +1460,9 @@ MUTANTS = [
         found_by="phases",
     ),
     Mutant(
-        HEADS,
-        "            set_apart(self.optimizer, self.spread)\n",
-        "            pass\n",
+        ON_POLICY,
+        "            set_apart(self.heads.optimizer, self.heads.spread)",
+        "            pass",
         "no rate of its own for the spread",
         found_by="heads",
     ),
