@@ -764,7 +764,7 @@ MUTANTS = [
     Mutant(
         BLOCKS,
         "isinstance(own, _BatchNorm) for own in self.module.modules()",
-        "isinstance(own, nn.BatchNorm1d) for own in module.modules()",
+        "isinstance(own, nn.BatchNorm1d) for own in self.module.modules()",
         "BatchNorm of maps not seen",
         found_by="images",
     ),
