@@ -29,7 +29,7 @@ from benchmarks.harness import (
     whole_number,
     write_text,
 )
-from sb3_forward.commands import UserError, folder
+from sb3_forward._cli import UserError, folder
 from sb3_forward.compare.plan import VARIANTS, Question, Run, make_plan, parse_seeds
 from sb3_forward.compare.statistics import Estimate, estimate, iqm, measure
 from sb3_forward.compare.sweep import on_this_machine

@@ -12,7 +12,7 @@ import stable_baselines3
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_forward.commands import folder, write_whole
+from sb3_forward._cli import folder, write_whole
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_forward.commands import UserError, import_packages, make_env
+from sb3_forward._cli import UserError, import_packages, make_env
 from sb3_forward.zoo.registration import register
 
 FIELDS = (

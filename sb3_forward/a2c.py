@@ -8,8 +8,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.heads import CachedRollout
+from sb3_forward.heads.gradients import HeadOutputs, Slopes
+from sb3_forward.heads.heads import CachedRollout
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, standardised
 
 SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")

@@ -6,7 +6,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_forward.recording import network_of, record
+from sb3_forward.inspect.recording import network_of, record
 
 # What distances are measured by in a model that has no say in it: the default of the forward algorithms, so that their
 # figures compare with those of a stock one

@@ -10,8 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forward.finite import why_no_action, why_not_to_learn
-from sb3_forward.saving import save_whole
+from sb3_forward.files.atomic import save_whole
+from sb3_forward.rollouts.checks import why_no_action, why_not_to_learn
 
 
 class GuardedAlgorithm(OnPolicyAlgorithm):

@@ -35,22 +35,19 @@ from stable_baselines3.common.utils import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forward.agreement import Agreement, agreement, overridden
-from sb3_forward.anchors import Anchors
-from sb3_forward.closed_form import HeadOutputs
-from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.evaluation import Memory, Steps, are_lambda_returns, make_steps
-from sb3_forward.finite import all_finite
 from sb3_forward.guarded import GuardedAlgorithm
-from sb3_forward.heads import CachedRollout, Heads, Observations, improved_outputs
-from sb3_forward.latents import LatentRecorder, Latents, alike
-from sb3_forward.network import HiddenNetwork
-from sb3_forward.optimizers import maker_of, regroup, set_apart
-from sb3_forward.pending import Pending, Rows
-from sb3_forward.phase import BlockRecord, HiddenPhase, LocalObjective
-from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
-from sb3_forward.rows import join, pick
-from sb3_forward.validation import (
+from sb3_forward.heads.agreement import Agreement, agreement, overridden
+from sb3_forward.heads.evaluation import Memory, Steps, are_lambda_returns, make_steps
+from sb3_forward.heads.gradients import HeadOutputs
+from sb3_forward.heads.heads import CachedRollout, Heads, Observations, improved_outputs
+from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES
+from sb3_forward.local.fingerprint import alike
+from sb3_forward.local.finite import all_finite
+from sb3_forward.local.network import HiddenNetwork
+from sb3_forward.local.optimizers import maker_of, regroup, set_apart
+from sb3_forward.local.phase import BlockRecord, HiddenPhase, LocalObjective
+from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.parameters import (
     ABOVE_ZERO,
     FINITE,
     check_bool,
@@ -59,6 +56,10 @@ from sb3_forward.validation import (
     check_whole_number,
     refusal,
 )
+from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+from sb3_forward.rollouts.anchors import Anchors
+from sb3_forward.rollouts.pending import Pending, Rows
+from sb3_forward.rollouts.recorder import LatentRecorder
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
 # It is seen on so many rows whether blocks and heads say what the policy says, and again after so many (our choice)

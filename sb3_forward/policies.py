@@ -16,8 +16,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.distributions import Categorical
 
-from sb3_forward.finite import all_finite
-from sb3_forward.validation import check_number
+from sb3_forward.local.finite import all_finite
+from sb3_forward.parameters import check_number
 
 
 class SparingCategorical(CategoricalDistribution):

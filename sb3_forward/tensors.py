@@ -19,8 +19,8 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_forward.fitting import misfits
-from sb3_forward.saving import save_whole
+from sb3_forward.files.atomic import save_whole
+from sb3_forward.files.validation import misfits
 
 try:
     import safetensors

@@ -10,9 +10,9 @@ import pytest
 import torch as th
 
 from sb3_forward import ForwardPPO
-from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.finite import all_finite
-from sb3_forward.heads import CachedRollout
+from sb3_forward.heads.gradients import HeadOutputs, Slopes
+from sb3_forward.heads.heads import CachedRollout
+from sb3_forward.local.finite import all_finite
 from tests.envs import ALGORITHMS, DEVICES, small_model
 
 NAN, INF = float("nan"), float("inf")

@@ -8,7 +8,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_forward import ForwardA2C, ForwardPPO, LocalLearningCallback
-from sb3_forward.recording import record
+from sb3_forward.inspect.recording import record
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, small_model
 from tests.test_recording import RestlessExtractor
 

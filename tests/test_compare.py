@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_forward.commands import UserError
+from sb3_forward._cli import UserError
 from sb3_forward.compare.__main__ import main, parse, planned
 from sb3_forward.compare.plan import VARIANTS, Run
 from sb3_forward.compare.report import write_report

@@ -5,7 +5,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_forward.distances import (
+from sb3_forward.local.distances import (
     DISPARITIES,
     LOCAL_LOSSES,
     gaussian_disparity,

@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.evaluation import Cut, Memory, Steps, make_steps, solve_ridge, with_level
-from sb3_forward.heads import Heads
+from sb3_forward.heads.evaluation import Cut, Memory, Steps, make_steps, solve_ridge, with_level
+from sb3_forward.heads.heads import Heads
 from tests.envs import ALGORITHMS, RandomEnv, small_model
 
 

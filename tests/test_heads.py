@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
-from sb3_forward.closed_form import HeadOutputs
-from sb3_forward.heads import CachedRollout, improved_outputs
+from sb3_forward.heads.gradients import HeadOutputs
+from sb3_forward.heads.heads import CachedRollout, improved_outputs
 from sb3_forward.ppo import Surrogate
 from tests.envs import ALGORITHMS, small_model
 
@@ -222,7 +222,7 @@ def test_closed_form_of_improved_outputs(actions: str, monkeypatch: pytest.Monke
     with th.no_grad():
         taken = policy._get_action_dist_from_latent(latent).sample()
         closed = improved_outputs(policy, latent, taken, advantages)
-    monkeypatch.setattr("sb3_forward.closed_form.applies", lambda policy: False)
+    monkeypatch.setattr("sb3_forward.heads.gradients.applies", lambda policy: False)
     th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), closed, rtol=1e-4, atol=1e-5)
 
 

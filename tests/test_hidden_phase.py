@@ -13,11 +13,11 @@ from torch import nn
 
 from benchmarks.memory import peak_on_cpu
 from sb3_forward import ForwardPPO, phase
-from sb3_forward.blocks import Activations, Block, as_matrix
-from sb3_forward.guided import linear_image, standardise
-from sb3_forward.heads import CachedRollout, Heads
-from sb3_forward.phase import HiddenPhase, LocalObjective
-from sb3_forward.rows import count, join, pick
+from sb3_forward.heads.heads import CachedRollout, Heads
+from sb3_forward.local.blocks import Activations, Block, as_matrix
+from sb3_forward.local.guided import linear_image, standardise
+from sb3_forward.local.phase import HiddenPhase, LocalObjective
+from sb3_forward.local.rows import count, join, pick
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
 from tests.test_run import BatchNormExtractor
 from tests.updates import SharedLayer, permutation, watched_update

@@ -12,9 +12,9 @@ from torch import nn
 
 from benchmarks.memory import peak_on_cpu
 from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardPPO, phase
-from sb3_forward.blocks import Block
-from sb3_forward.network import Feed, HiddenNetwork
-from sb3_forward.rows import pick
+from sb3_forward.local.blocks import Block
+from sb3_forward.local.network import Feed, HiddenNetwork
+from sb3_forward.local.rows import pick
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
 from tests.test_hidden_phase import JointPolicy, hidden_phase, learn, sample, signals
 
@@ -348,5 +348,5 @@ def test_bytes_of_a_row_are_those_that_the_network_reads(monkeypatch: pytest.Mon
     assert network.pass_rows == 2**22 // network.row_bytes
     assert small_model(ForwardPPO).network.pass_rows == 512
     assert small_model(ForwardPPO, "MultiInputPolicy").network.row_bytes == 4 * (3 * 36 * 36 + 4 + 3)
-    monkeypatch.setattr("sb3_forward.network.PASS_BYTES", 1000)
+    monkeypatch.setattr("sb3_forward.local.network.PASS_BYTES", 1000)
     assert small_model(ForwardPPO, "CnnPolicy").network.pass_rows == 1

@@ -13,14 +13,14 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.anchors import Anchors
-from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, with_level
-from sb3_forward.heads import CachedRollout, Heads, improved_outputs
-from sb3_forward.latents import Latents
-from sb3_forward.pending import Rows
-from sb3_forward.phase import HiddenPhase
-from sb3_forward.whitening import Basis
+from sb3_forward.heads.evaluation import Memory, with_level
+from sb3_forward.heads.gradients import HeadOutputs, Slopes
+from sb3_forward.heads.heads import CachedRollout, Heads, improved_outputs
+from sb3_forward.heads.whitening import Basis
+from sb3_forward.local.phase import HiddenPhase
+from sb3_forward.local.rows import Latents
+from sb3_forward.rollouts.anchors import Anchors
+from sb3_forward.rollouts.pending import Rows
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from torch import nn
 
 from sb3_forward import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy, ForwardPPO
-from sb3_forward.network import HiddenNetwork
+from sb3_forward.local.network import HiddenNetwork
 from tests.envs import ACTIONS, ALGORITHMS, IMAGE, OBSERVATIONS, VECTOR, small_model
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads import Heads, improved_outputs
+from sb3_forward.heads.heads import Heads, improved_outputs
 from tests.envs import ALGORITHMS, small_model
 
 

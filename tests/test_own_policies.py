@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
-from sb3_forward.heads import improved_outputs
+from sb3_forward.heads.heads import improved_outputs
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_model
 
 

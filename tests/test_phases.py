@@ -11,12 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.anchors import Anchors
-from sb3_forward.blocks import Block
-from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import with_level
-from sb3_forward.heads import CachedRollout, Heads
-from sb3_forward.whitening import Basis
+from sb3_forward.heads.evaluation import with_level
+from sb3_forward.heads.gradients import HeadOutputs, Slopes
+from sb3_forward.heads.heads import CachedRollout, Heads
+from sb3_forward.heads.whitening import Basis
+from sb3_forward.local.blocks import Block
+from sb3_forward.rollouts.anchors import Anchors
 from tests.envs import ALGORITHMS, hidden_state, small_model
 from tests.updates import watched_update
 

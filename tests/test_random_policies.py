@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads import CachedRollout, Heads
+from sb3_forward.heads.heads import CachedRollout, Heads
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv
 from tests.test_own_policies import OwnPolicy, decayed
 

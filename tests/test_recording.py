@@ -12,8 +12,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_forward import ForwardPPO
-from sb3_forward.features import dead_share, distortion, effective_rank, saturated_share, singular_values, unit_deviations
-from sb3_forward.recording import network_of, record
+from sb3_forward.inspect.metrics import (
+    dead_share,
+    distortion,
+    effective_rank,
+    saturated_share,
+    singular_values,
+    unit_deviations,
+)
+from sb3_forward.inspect.recording import network_of, record
 from tests.envs import OBSERVATIONS, RandomEnv, small_model
 
 # === Figures of features ===

@@ -17,7 +17,7 @@ import pytest
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 
 from sb3_forward import ForwardPPO
-from sb3_forward.saving import save_whole
+from sb3_forward.files.atomic import save_whole
 from tests.bare_python import ROOT
 from tests.envs import ALGORITHMS, small_model
 from tests.test_save_load import assert_equal
@@ -106,7 +106,7 @@ def test_file_is_protected() -> None:
 
 KILLED = """
 import os, signal, sys
-from sb3_forward.saving import save_whole
+from sb3_forward.files.atomic import save_whole
 def write(file):
     file.write(b"new" * 100_000)
     file.flush()

@@ -123,8 +123,8 @@ def test_the_copy_that_python_finds_first_wins(isolated: bool, environment: Path
 def test_a_second_start_leaves_the_package_in_use(environment: Path, tmp_path: Path) -> None:
     """As `site.addsitedir` makes one, in a process that has imported the package."""
     code = (
-        "import site, sys, sb3_forward.blocks as blocks\nsite.addsitedir(sys.argv[1])\n"
-        "import sb3_forward.blocks as again\nprint(again is blocks)"
+        "import site, sys, sb3_forward.local.blocks as blocks\nsite.addsitedir(sys.argv[1])\n"
+        "import sb3_forward.local.blocks as again\nprint(again is blocks)"
     )
     site = str(next(environment.parent.parent.glob("lib/python*/site-packages")))
     assert run(environment, "-c", code, site, cwd=tmp_path).stdout == "True\n"

@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_forward.distances import LOCAL_LOSSES
-from sb3_forward.guided import IMAGE_RIDGE
-from sb3_forward.phase import LocalObjective
+from sb3_forward.local.distances import LOCAL_LOSSES
+from sb3_forward.local.guided import IMAGE_RIDGE
+from sb3_forward.local.phase import LocalObjective
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_kwargs, small_model
 from tests.updates import SharedLayer, permutation, watched_update
 

@@ -13,7 +13,7 @@ from benchmarks.pipeline.cost import CostModel
 from benchmarks.pipeline.processes import Chain, train
 from benchmarks.pipeline.report import plot_schedules, plot_speedup, report
 from benchmarks.pipeline.schedules import local, makespan, simulate
-from sb3_forward.commands import folder
+from sb3_forward._cli import folder
 
 DESCRIPTION = """\
 Layer-parallel training: what forward learning and backpropagation come to when the layers are spread over devices.

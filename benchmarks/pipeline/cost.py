@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from benchmarks.harness import Row
 from benchmarks.pipeline.blocks import HEADS_HELD_OUT, HEADS_ROWS, HELD_OUT
-from sb3_forward.anchors import Anchors
+from sb3_forward.rollouts.anchors import Anchors
 
 Term = Callable[[float, float], float]
 

@@ -10,7 +10,7 @@ from benchmarks.harness import machine, parse_on_device, read_rows, replace_rows
 from benchmarks.speed.cases import RUN_CASES, UPDATE_CASES, RunCase, UpdateCase
 from benchmarks.speed.report import plot, ratio, report
 from benchmarks.speed.stopwatch import STAGES, time_runs, time_updates
-from sb3_forward.commands import UserError
+from sb3_forward._cli import UserError
 
 DESCRIPTION = """\
 How long an update, the collection of a rollout and a whole run take, beside SB3's stock class.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sb3_forward.commands import UserError, first_line, folder
+from sb3_forward._cli import UserError, first_line, folder
 from sb3_forward.compare.plan import Question, Run, choose_variants, make_plan, parse_overrides, parse_seeds
 from sb3_forward.compare.results import Results
 from sb3_forward.compare.sweep import Outcome, on_ray, on_this_machine

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sb3_forward.commands import UserError, first_line, import_packages, make_env
+from sb3_forward._cli import UserError, first_line, import_packages, make_env
 
 # What each variant changes in the hyperparameters of the forward class; "bp" is the stock algorithm
 VARIANTS: dict[str, dict[str, Any]] = {

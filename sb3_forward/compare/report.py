@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sb3_forward.commands import write_whole
+from sb3_forward._cli import write_whole
 from sb3_forward.compare.plots import plot_curves, plot_profiles
 from sb3_forward.compare.results import Results
 from sb3_forward.compare.statistics import (

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from sb3_forward.commands import UserError, write_whole
+from sb3_forward._cli import UserError, write_whole
 from sb3_forward.compare.plan import Run
 
 FIELDS = ("env", "algo", "variant", "seed", "step", "return", "deterministic", "stochastic", "wall_seconds")

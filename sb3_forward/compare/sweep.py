@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sb3_forward.commands import UserError
+from sb3_forward._cli import UserError
 from sb3_forward.compare.plan import Run
 
 # Small networks on small batches: more threads than one only slow each other down

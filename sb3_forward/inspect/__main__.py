@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sb3_forward.commands import UserError, import_packages
+from sb3_forward._cli import UserError, import_packages
 
 DESCRIPTION = """\
 What have the layers of a trained model learned? Plays the model in its environment, and reports of every hidden block: how it

@@ -11,13 +11,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.blocks import as_matrix
-from sb3_forward.distances import DISPARITIES, gaussian_disparity, pairwise_distances
-from sb3_forward.features import dead_share, distortion, effective_rank, saturated_share, unit_deviations
+from sb3_forward.inspect.metrics import dead_share, distortion, effective_rank, saturated_share, unit_deviations
 from sb3_forward.inspect.probe import held_out_r2
+from sb3_forward.inspect.recording import Recording, network_of, record
 from sb3_forward.inspect.states import States
-from sb3_forward.recording import Recording, network_of, record
-from sb3_forward.rows import pick
+from sb3_forward.local.blocks import as_matrix
+from sb3_forward.local.distances import DISPARITIES, gaussian_disparity, pairwise_distances
+from sb3_forward.local.rows import pick
 
 # Rows per forward pass: bounds the memory of a convolution's activations
 CHUNK = 256

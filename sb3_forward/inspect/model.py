@@ -11,8 +11,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
-from sb3_forward.commands import UserError, first_line, make_env
-from sb3_forward.recording import network_of
+from sb3_forward._cli import UserError, first_line, make_env
+from sb3_forward.inspect.recording import network_of
 
 ALGOS = ("forward_ppo", "forward_a2c", "ppo", "a2c")
 # Environments side by side: with each comes at least one episode, and probes are tested on episodes that they have not seen

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sb3_forward.features import DEAD
 from sb3_forward.inspect.analysis import Layer
+from sb3_forward.inspect.metrics import DEAD
 from sb3_forward.inspect.states import States
 
 DPI = 140

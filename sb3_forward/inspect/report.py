@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from sb3_forward.commands import write_whole
-from sb3_forward.features import DEAD, SATURATED
+from sb3_forward._cli import write_whole
 from sb3_forward.inspect.analysis import DISTANCE_ROWS, Layer
+from sb3_forward.inspect.metrics import DEAD, SATURATED
 from sb3_forward.inspect.plots import DPI, plot_embedding, plot_probes, plot_shepard, plot_spectrum
 from sb3_forward.inspect.states import States
 

@@ -66,46 +66,47 @@ TESTS = (
 )
 PRIORITIES: dict[str, Sequence[str]] = {
     "a2c.py": ("heads", "phases", "oracle"),
-    "agreement.py": ("own_policies", "own_heads"),
-    "anchors.py": ("phases", "local_learning"),
-    "blocks.py": ("blocks", "phases"),
-    "closed_form.py": ("heads", "phases", "local_learning"),
-    "distances.py": ("distances", "targets"),
-    "evaluation.py": ("evaluation", "phases"),
-    "finite.py": ("hostile_envs", "bad_input"),
-    "guided.py": ("guided", "hidden_phase"),
-    "heads.py": ("phases", "heads", "local_learning", "evaluation"),
-    "latents.py": ("evaluation", "own_policies", "local_learning"),
-    "maps.py": ("guided", "images", "hidden_phase"),
-    "network.py": ("network", "own_policies"),
+    "heads/agreement.py": ("own_policies", "own_heads"),
+    "rollouts/anchors.py": ("phases", "local_learning"),
+    "local/blocks.py": ("blocks", "phases"),
+    "heads/gradients.py": ("heads", "phases", "local_learning"),
+    "local/distances.py": ("distances", "targets"),
+    "heads/evaluation.py": ("evaluation", "phases"),
+    "rollouts/checks.py": ("hostile_envs", "bad_input"),
+    "local/guided.py": ("guided", "hidden_phase"),
+    "heads/heads.py": ("phases", "heads", "local_learning", "evaluation"),
+    "rollouts/recorder.py": ("evaluation", "own_policies", "local_learning"),
+    "local/maps.py": ("guided", "images", "hidden_phase"),
+    "local/network.py": ("network", "own_policies"),
     "on_policy.py": ("phases", "targets", "evaluation"),
-    "optimizers.py": ("own_policies", "save_load"),
-    "pending.py": ("local_learning", "phases"),
-    "phase.py": ("hidden_phase", "targets", "phases"),
+    "local/optimizers.py": ("own_policies", "save_load"),
+    "rollouts/pending.py": ("local_learning", "phases"),
+    "local/phase.py": ("hidden_phase", "targets", "phases"),
     "ppo.py": ("heads", "phases", "oracle"),
-    "whitening.py": ("phases", "local_learning"),
+    "heads/whitening.py": ("phases", "local_learning"),
 }
 
 A2C = "a2c.py"
-AGREEMENT = "agreement.py"
-ANCHORS = "anchors.py"
-BLOCKS = "blocks.py"
-CLOSED_FORM = "closed_form.py"
-DISTANCES = "distances.py"
-EVALUATION = "evaluation.py"
-FINITE = "finite.py"
-GUIDED = "guided.py"
-HEADS = "heads.py"
-LATENTS = "latents.py"
-MAPS = "maps.py"
-NETWORK = "network.py"
-SPLITTING = "splitting.py"
+AGREEMENT = "heads/agreement.py"
+ANCHORS = "rollouts/anchors.py"
+BLOCKS = "local/blocks.py"
+CLOSED_FORM = "heads/gradients.py"
+DISTANCES = "local/distances.py"
+EVALUATION = "heads/evaluation.py"
+FINITE = "rollouts/checks.py"
+GUIDED = "local/guided.py"
+HEADS = "heads/heads.py"
+FINGERPRINT = "local/fingerprint.py"
+LATENTS = "rollouts/recorder.py"
+MAPS = "local/maps.py"
+NETWORK = "local/network.py"
+SPLITTING = "local/splitting.py"
 ON_POLICY = "on_policy.py"
-OPTIMIZERS = "optimizers.py"
-PENDING = "pending.py"
-PHASE = "phase.py"
+OPTIMIZERS = "local/optimizers.py"
+PENDING = "rollouts/pending.py"
+PHASE = "local/phase.py"
 PPO = "ppo.py"
-WHITENING = "whitening.py"
+WHITENING = "heads/whitening.py"
 
 REMEMBER = """\
         if steps is not None:
@@ -1475,7 +1476,7 @@ MUTANTS = [
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        FINGERPRINT,
         "th.view_as_real(tensor.resolve_conj()) if tensor.is_complex()",
         "tensor.abs() if tensor.is_complex()",
         "phases of complex weights not seen",
@@ -1524,14 +1525,18 @@ MUTANTS = [
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        FINGERPRINT,
         " if tensor.is_floating_point() or tensor.is_complex()]",
         " if tensor.is_floating_point()]",
         "complex weights not seen",
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS, "rtol=1e-5, atol=1e-5)", "rtol=1e-1, atol=1e-1)", "small changes of weights not seen", found_by="own_policies"
+        FINGERPRINT,
+        "rtol=1e-5, atol=1e-5)",
+        "rtol=1e-1, atol=1e-1)",
+        "small changes of weights not seen",
+        found_by="own_policies",
     ),
     Mutant(
         OPTIMIZERS, "if not isinstance(maker, type) or type(whole) is maker:", "if True:", "an exchanged optimizer not seen"

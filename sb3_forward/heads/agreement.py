@@ -15,9 +15,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_forward.closed_form import HeadOutputs
-from sb3_forward.latents import Latents, alike
-from sb3_forward.splitting import at_rest
+from sb3_forward.heads.gradients import HeadOutputs
+from sb3_forward.local.fingerprint import alike
+from sb3_forward.local.rows import Latents
+from sb3_forward.local.splitting import at_rest
 
 # The heads that map features: of the actor, and of the critic
 MAPS = ("action_net", "value_net")

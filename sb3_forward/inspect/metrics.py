@@ -2,7 +2,7 @@
 
 import torch as th
 
-from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
+from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
 
 # A unit is dead if it varies no more than this share of what the units of its block do on average. The threshold of the
 # "dormant" units of Sokar et al. (2023), "The Dormant Neuron Phenomenon in Deep Reinforcement Learning"; deviations in the
@@ -82,8 +82,8 @@ def saturated_share(outputs: th.Tensor, units: int, bounds: tuple[float, float])
 
 def distortion(inputs: th.Tensor, outputs: th.Tensor, disparity: str) -> dict[str, float]:
     """
-    How far the distances between outputs are from those between inputs: the local losses of :mod:`sb3_forward.distances`,
-    without guidance.
+    Measure how far the distances between outputs are from those between inputs: by the local losses of
+    :mod:`sb3_forward.local.distances`, without guidance.
 
     :param inputs: (B, d_in)
     :param outputs: (B, d_out)

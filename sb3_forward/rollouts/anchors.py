@@ -11,7 +11,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.rows import join, pick
+from sb3_forward.local.rows import join, pick
 
 
 class Anchors:

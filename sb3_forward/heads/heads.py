@@ -2,8 +2,8 @@
 The heads: the linear maps from the top features to the action distribution and to the value.
 
 They alone see the policy-gradient loss. The features under them are constant, so each head is a linear model, trained on
-cached features. Where the policy says more than its heads do, see :mod:`sb3_forward.agreement`, they are trained through its
-``evaluate_actions``, whose graph begins at the heads.
+cached features. Where the policy says more than its heads do, see :mod:`sb3_forward.heads.agreement`, they are trained
+through its ``evaluate_actions``, whose graph begins at the heads.
 """
 
 import math
@@ -19,17 +19,16 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_forward import closed_form
-from sb3_forward.agreement import MAPS, Agreement
-from sb3_forward.blocks import gradient_hooks, hooked
-from sb3_forward.closed_form import HeadOutputs, Slopes
-from sb3_forward.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
-from sb3_forward.finite import all_finite, parameter_problem
-from sb3_forward.latents import Latents
-from sb3_forward.network import HIDDEN
-from sb3_forward.optimizers import Maker, build_optimizer
-from sb3_forward.rows import join, pick
-from sb3_forward.whitening import Basis, Whitening
+from sb3_forward.heads import gradients
+from sb3_forward.heads.agreement import MAPS, Agreement
+from sb3_forward.heads.evaluation import Memory, Steps, level_gram, level_moments, solve_ridge, with_level
+from sb3_forward.heads.gradients import HeadOutputs, Slopes
+from sb3_forward.heads.whitening import Basis, Whitening
+from sb3_forward.local.blocks import gradient_hooks, hooked
+from sb3_forward.local.finite import all_finite, parameter_problem
+from sb3_forward.local.network import HIDDEN
+from sb3_forward.local.optimizers import Maker, build_optimizer
+from sb3_forward.local.rows import Latents, join, pick
 
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
@@ -112,7 +111,7 @@ class Heads:
         spread = [] if self.spread is None else [self.spread]
         trained = any(self.spread is own for own in self.parameters) and not gradient_hooks(spread)
         whole = len(linear) == 2 and not self.through_policy
-        self.closed_form = whole and (self.spread is None or trained) and closed_form.applies(policy)
+        self.closed_form = whole and (self.spread is None or trained) and gradients.applies(policy)
 
     def _is_linear(self, head: nn.Module) -> bool:
         """
@@ -441,7 +440,7 @@ class Heads:
 
     @th.no_grad()
     def _closed_form_gradients(self, batch: CachedRollout, objective: Objective) -> bool:
-        outputs, backward = closed_form.forward(self.policy, batch.latent_pi, batch.actions, self._scale)
+        outputs, backward = gradients.forward(self.policy, batch.latent_pi, batch.actions, self._scale)
         slopes = objective(batch, outputs)
         if slopes is not None:
             backward(slopes)
@@ -488,8 +487,8 @@ def improved_outputs(
     :param observations: the same rows, if the policy says of them what its heads alone do not; else None
     :return: (N, k), k the number of outputs of the action head, of all its layers together where it gives no single tensor
     """
-    if observations is None and closed_form.applies(policy):
-        return closed_form.improved_outputs(policy, latent_pi, actions, advantages)
+    if observations is None and gradients.applies(policy):
+        return gradients.improved_outputs(policy, latent_pi, actions, advantages)
 
     def say() -> Said:
         if observations is not None:

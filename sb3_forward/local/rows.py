@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
+# Top features of actor (N, d_pi) and critic (N, d_vf)
+Latents = tuple[th.Tensor, th.Tensor]
+
 
 def count(data: Any) -> int:
     """

@@ -87,7 +87,7 @@ def forward(
 @th.no_grad()
 def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
     """
-    See :func:`sb3_forward.heads.improved_outputs`.
+    See :func:`sb3_forward.heads.heads.improved_outputs`.
 
     :param policy: one that :func:`applies` to
     :param latent_pi: (N, d_pi) inputs of the action head

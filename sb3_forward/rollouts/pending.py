@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.anchors import Anchors
-from sb3_forward.latents import Latents
-from sb3_forward.phase import LEAST_ROWS
-from sb3_forward.rows import join, pick
+from sb3_forward.local.phase import LEAST_ROWS
+from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.rollouts.anchors import Anchors
 
 
 class Rows(NamedTuple):

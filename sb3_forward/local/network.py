@@ -8,11 +8,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_forward.blocks import Activations, Block
-from sb3_forward.latents import Fingerprint
-from sb3_forward.optimizers import KEPT
-from sb3_forward.rows import join
-from sb3_forward.splitting import Part, cut, leaves, prepare, sample
+from sb3_forward.local.blocks import Activations, Block
+from sb3_forward.local.fingerprint import Fingerprint
+from sb3_forward.local.optimizers import KEPT
+from sb3_forward.local.rows import join
+from sb3_forward.local.splitting import Part, cut, leaves, prepare, sample
 
 # What is done with a block on the way up: run it, or train it. From block and inputs to outputs.
 Visit = Callable[[Block, Any], Any]
@@ -40,7 +40,7 @@ def run(block: Block, inputs: Activations) -> Activations:
 
 class HiddenNetwork:
     """
-    All of a policy below its heads, as blocks: see :mod:`sb3_forward.splitting`.
+    All of a policy below its heads, as blocks: see :mod:`sb3_forward.local.splitting`.
 
     :param policy: any actor-critic policy of SB3, or a user's subclass of it
     :raises ValueError: if a parameter of the policy belongs to no block and to no head, or if its network cannot be run in

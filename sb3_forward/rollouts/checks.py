@@ -5,13 +5,12 @@ One look per rollout at what the environments sent and at what the policy made o
 environments, looks at every step.
 """
 
-import math
-
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
+
+from sb3_forward.local.finite import parameter_problem
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -68,26 +67,6 @@ def _observation(observations: Observations, first_step: int = 0, nan_is_fine: b
             entries = f" in entry {', '.join(map(str, entry))}" if entry else ""
             when = f"of environment {env} at step {first_step + step} of the rollout"
             return f"{name} {when} is {values[place]}{entries}. {MEND}"
-    return None
-
-
-def all_finite(values: th.Tensor) -> bool:
-    """
-    :param values: of any shape
-    :return: whether each is a finite number
-    """
-    # Their sum tells, in a quarter of the time, unless it overflows
-    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
-
-
-def parameter_problem(policy: nn.Module) -> str | None:
-    """
-    :param policy: the policy
-    :return: a message that names its first parameter that is not finite, None if there is none
-    """
-    for name, parameter in policy.named_parameters():
-        if not all_finite(parameter):
-            return f"Parameter {name!r} of the policy is not finite. Load the last checkpoint, and lower the learning rates"
     return None
 
 

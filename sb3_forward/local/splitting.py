@@ -22,7 +22,7 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import fx, nn
 
-from sb3_forward.blocks import Activations, hooked
+from sb3_forward.local.blocks import Activations, hooked
 
 # Where the blocks of a policy are, by the beginning of their module's path: how logs and errors call them
 NAMES = (

@@ -13,8 +13,8 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.maps import Activations, as_matrix, summary_of
-from sb3_forward.optimizers import Maker, build_optimizer
+from sb3_forward.local.maps import Activations, as_matrix, summary_of
+from sb3_forward.local.optimizers import Maker, build_optimizer
 
 
 class LocalStep(NamedTuple):

@@ -12,14 +12,13 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.blocks import Activations, Gradients, LocalStep, Objective
-from sb3_forward.distances import DISPARITIES, LOCAL_LOSSES, Configuration
-from sb3_forward.finite import parameter_problem
-from sb3_forward.guided import LinearImage, guided, linear_image, standardise
-from sb3_forward.latents import Latents
-from sb3_forward.maps import summarised
-from sb3_forward.network import Feed, HiddenNetwork
-from sb3_forward.rows import join
+from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objective
+from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, Configuration
+from sb3_forward.local.finite import parameter_problem
+from sb3_forward.local.guided import LinearImage, guided, linear_image, standardise
+from sb3_forward.local.maps import summarised
+from sb3_forward.local.network import Feed, HiddenNetwork
+from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other: nothing is learned from fewer than these
 LEAST_ROWS = 3
