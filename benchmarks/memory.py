@@ -160,7 +160,7 @@ def ready_model(setting: Setting) -> OnPolicyAlgorithm:
     model.train = lambda: None  # type: ignore[method-assign]
     model.learn(rows, reset_num_timesteps=False)
     model.train = train  # type: ignore[method-assign]
-    assert not isinstance(model, ForwardPPO) or model.pending.rows + rows >= model.local_interval, (
+    assert not isinstance(model, ForwardPPO) or model.history.waiting_rows + rows >= model.local_interval, (
         "no hidden layer would learn"
     )
     # SB3 keeps the gradients of the last step until it makes new ones: they belong to train()

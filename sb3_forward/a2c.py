@@ -9,8 +9,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.heads import CachedRollout
-from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, standardised
+from sb3_forward.heads.training import CachedRollout, HeadTraining, standardised
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 
 SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")
 
@@ -125,15 +125,16 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
             whiten_heads=whiten_heads,
         )
 
-    def _spread_learning_rate(self) -> float:
-        # It is no map of features, and nothing keeps a step of A2C from narrowing the policy, as the clipped ratio of PPO does
-        # (our choice)
+    def _log_std_learning_rate(self) -> float:
+        # `log_std` does not depend on the features, and A2C has no clipped ratio that limits how fast a step narrows the
+        # policy (our choice)
         return self._learning_rate()
 
-    def _head_phase(self, rollout: CachedRollout) -> None:
+    def _head_phase(self, training: HeadTraining) -> None:
+        rollout = training.rollout
         if self.normalize_advantage:
             rollout = rollout._replace(advantages=standardised(rollout.advantages))
-        self.heads.step(rollout, self._objective, self.max_grad_norm)
+        training.step(rollout, self._objective, self.max_grad_norm)
         self._n_updates += 1
 
     def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:

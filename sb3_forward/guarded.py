@@ -5,13 +5,19 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forward.files.atomic import save_whole
+from sb3_forward.local.rows import moved
 from sb3_forward.rollouts.checks import why_no_action, why_not_to_learn
+
+# Files of version 0.1 have these in the groups of `policy.optimizer`
+OLD_KEYS = ("anchors", "pending", "values", "hidden")
 
 
 class GuardedAlgorithm(OnPolicyAlgorithm):
@@ -65,3 +71,18 @@ class GuardedAlgorithm(OnPolicyAlgorithm):
             self._last_obs = None
             raise ValueError(reason) from cause
         return goes_on
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        SB3's ``set_parameters``; all that is taken over goes to the device of the model, also where there is a better one.
+
+        :param load_path_or_dict: a zip file, or what ``get_parameters`` returned
+        :param exact_match: whether every parameter must be there
+        :param device: of no effect
+        """
+        super().set_parameters(moved(load_path_or_dict, self.device), exact_match, self.device)
+        for group in self.policy.optimizer.param_groups:
+            for name in OLD_KEYS:
+                group.pop(name, None)

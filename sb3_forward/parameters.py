@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
+from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES
+
+HIDDEN_TRAINING = ("local", "frozen", "backprop")
 #: The lower bound of what must be above zero
 ABOVE_ZERO = math.ulp(0.0)
 #: The upper bound of what must be finite: single precision ends at 3.4e38, and steps as long as this are to stay within it
@@ -133,3 +138,80 @@ def refusal(name: str, value: Any, wanted: str, advice: str = "") -> str:
     """
     given = f"got {reprlib.repr(value)} ({type(value).__name__})"
     return f"`{name}` must be {wanted}, {given}: {advice}." if advice else f"`{name}` must be {wanted}, {given}."
+
+
+def check_own_parameters(model: Any) -> None:
+    """
+    Check the parameters that a forward-trained algorithm has beside SB3's, and turn them into Python's numbers.
+
+    :param model: has them as attributes
+    :raises TypeError: if one is of another type
+    :raises ValueError: if one is out of its range
+    """
+    model.head_learning_rate_scale = check_number(
+        "head_learning_rate_scale", model.head_learning_rate_scale, "a finite number above 0", ABOVE_ZERO
+    )
+    model.local_interval = check_whole_number(
+        "local_interval", model.local_interval, "a whole number of at least 1 (after every rollout)", 1
+    )
+    model.local_epochs = check_whole_number(
+        "local_epochs",
+        model.local_epochs,
+        "a whole number of at least 1",
+        1,
+        "use hidden_training='frozen' to leave the hidden layers as they are",
+    )
+    model.local_batch_size = check_whole_number(
+        "local_batch_size",
+        model.local_batch_size,
+        "a whole number of at least 3",
+        3,
+        "a local loss compares the distances of pairs of rows, and two rows have only one",
+    )
+    model.local_memory = check_whole_number(
+        "local_memory", model.local_memory, "a whole number of at least 0 (MiB; 0 holds nothing)", 0
+    )
+    model.local_loss = check_choice("local_loss", model.local_loss, LOCAL_LOSSES)
+    model.disparity = check_choice("disparity", model.disparity, DISPARITIES)
+    model.guidance_coef = check_number(
+        "guidance_coef", model.guidance_coef, "a number in [0, 1] (0 is unguided)", low=0, high=1
+    )
+    model.hidden_training = check_choice("hidden_training", model.hidden_training, HIDDEN_TRAINING)
+    model.whiten_heads = check_bool("whiten_heads", model.whiten_heads)
+
+
+def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:
+    """
+    Make the schedule of a local learning rate.
+
+    :param learning_rate: a float, a schedule from remaining progress (1 to 0) to learning rate, or ``"lin_x"``
+    :return: the schedule
+    :raises TypeError: if it is none of these
+    :raises ValueError: if it does not start above zero, at a finite value
+    """
+    name, wanted = (
+        "local_learning_rate",
+        "a finite number above 0, a schedule that starts at one, or 'lin_x' from such an x to 0",
+    )
+    advice = "use hidden_training='frozen' to leave the hidden layers as they are"
+    schedule: Any = learning_rate
+    if isinstance(learning_rate, str):
+        # The Zoo parses such strings for SB3's own learning rate alone
+        prefix, _, number = learning_rate.rpartition("_")
+        try:
+            start = float(number)
+        except ValueError:
+            start = math.nan
+        if prefix not in ("", "lin") or not ABOVE_ZERO <= start <= FINITE:
+            raise ValueError(refusal(name, learning_rate, wanted, advice))
+        return FloatSchedule(LinearSchedule(start, 0.0, 1.0) if prefix else start)
+    if not callable(schedule):
+        return FloatSchedule(check_number(name, schedule, wanted, ABOVE_ZERO, advice=advice))
+    schedule = FloatSchedule(schedule)
+    try:
+        start = schedule(1.0)
+    except Exception as error:
+        raise TypeError(refusal(name, learning_rate, wanted, f"called with 1.0, it raised {error!r}")) from error
+    if not ABOVE_ZERO <= start <= FINITE:
+        raise ValueError(refusal(name, learning_rate, wanted, f"it starts at {start}; {advice}"))
+    return schedule

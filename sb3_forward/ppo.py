@@ -8,10 +8,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_forward.heads.evaluation import Steps
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.heads import CachedRollout
-from sb3_forward.on_policy import ForwardOnPolicyAlgorithm, approximate_kl, standardised
+from sb3_forward.heads.training import CachedRollout, HeadTraining, standardised
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.rollouts.history import Transitions
 
 SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
 
@@ -131,19 +131,20 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             whiten_heads=whiten_heads,
         )
 
-    def _head_phase(self, rollout: CachedRollout) -> None:
+    def _head_phase(self, training: HeadTraining) -> None:
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         clip_range_vf = self._current_clip_range_vf()
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
+        rollout = training.rollout
         surrogate = Surrogate(clip_range, clip_range_vf, self.ent_coef, self.vf_coef, self.target_kl)
         for epoch in range(self.n_epochs):
             surrogate.begin_epoch()
             shuffled = self._normalised(rollout.rows(th.randperm(len(rollout.returns), device=self.device)))
-            finished = all(
-                self.heads.step(shuffled.rows(slice(first, first + self.batch_size)), surrogate, self.max_grad_norm)
-                for first in range(0, len(shuffled.returns), self.batch_size)
-            )
+            finished = True
+            for first in range(0, len(shuffled.returns), self.batch_size):
+                batch = shuffled.rows(slice(first, first + self.batch_size))
+                finished = finished and training.step(batch, surrogate, self.max_grad_norm)
             self._n_updates += 1
             if not finished:
                 if self.verbose >= 1:
@@ -159,9 +160,9 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
             return rollout.returns
         return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
 
-    def _steps(self, rollout: CachedRollout) -> Steps | None:
-        # Values that are clipped are to stay near what they were, whatever older returns say
-        return super()._steps(rollout) if self._current_clip_range_vf() is None else None
+    def _transitions(self) -> Transitions | None:
+        # Clipped values are to stay near those of the rollout, whatever older returns are
+        return super()._transitions() if self._current_clip_range_vf() is None else None
 
     def _current_clip_range_vf(self) -> float | None:
         if self.clip_range_vf is None:
@@ -276,3 +277,14 @@ class Surrogate:
             "approx_kl": mean(change - log_ratio, last_epoch),
             "loss": loss.item(),
         }
+
+
+def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
+    """
+    Estimate of KL(old || new) that is never negative in the mean: ``mean((r - 1) - log r)`` with ``r`` the probability
+    ratio (J. Schulman, "Approximating KL divergence", 2020); what SB3's PPO logs as ``approx_kl``.
+
+    :param log_ratio: (N,) log of new over old probability of the actions taken
+    :return: scalar >= 0
+    """
+    return (log_ratio.exp() - 1 - log_ratio).mean()

@@ -11,7 +11,7 @@ import torch as th
 
 from sb3_forward import ForwardPPO
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.heads import CachedRollout
+from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local.finite import all_finite
 from tests.envs import ALGORITHMS, DEVICES, small_model
 
@@ -181,8 +181,8 @@ def test_non_finite_gradient_moves_no_head(closed_form: bool) -> None:
     def endless(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
         return Slopes(th.full((8,), math.inf), 0.0)
 
-    with pytest.raises(ValueError, match="gradient norms of"), heads.training(rollout) as whitened:
-        heads.step(whitened, endless, 0.5)
+    with pytest.raises(ValueError, match="gradient norms of"), HeadTraining(heads, rollout, None) as training:
+        training.step(training.rollout, endless, 0.5)
     for old, new in zip(before, heads.parameters, strict=True):
         assert th.equal(old, new)
     for parameter, values in zip(heads.parameters, state, strict=True):

@@ -6,7 +6,7 @@ from torch import nn
 
 from sb3_forward.local.blocks import Block, Objective, as_matrix
 from sb3_forward.local.distances import LOCAL_LOSSES, pairwise_distances
-from sb3_forward.local.guided import guided, linear_image, standardise
+from sb3_forward.local.loss import guided, linear_image, standardise
 
 OBJECTIVES = [*LOCAL_LOSSES, "guided"]
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_forward.local.guided import IMAGE_RIDGE, LinearImage, guided, linear_image, standardise
-from sb3_forward.local.maps import MapSummary, summarised
+from sb3_forward.local.loss import IMAGE_RIDGE, LinearImage, MapSummary, guided, linear_image, standardise, summarised
 from tests.envs import DEVICES
 
 

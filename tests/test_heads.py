@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.heads.gradients import HeadOutputs
-from sb3_forward.heads.heads import CachedRollout, improved_outputs
+from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.ppo import Surrogate
 from tests.envs import ALGORITHMS, small_model
 
@@ -129,8 +130,8 @@ def after_head_phase(model: Any, rollout: CachedRollout) -> dict[str, th.Tensor]
     start = copy.deepcopy(model.policy.state_dict())
     state = {parameter: copy.deepcopy(heads.optimizer.state[parameter]) for parameter in heads.parameters}
     th.manual_seed(0)
-    with heads.training(rollout) as whitened:
-        model._head_phase(whitened)
+    with HeadTraining(heads, rollout, None) as training:
+        model._head_phase(training)
     assert all(parameter.grad is None for parameter in heads.parameters)
     after = copy.deepcopy(model.policy.state_dict())
     model.policy.load_state_dict(start)
@@ -145,7 +146,7 @@ def test_closed_form_agrees_with_the_policys_distribution(algorithm: Any, action
     model = small_model(algorithm, actions=actions, ent_coef=0.01, policy_kwargs={"ortho_init": False})
     assert model.heads.closed_form
     model.learn(16)
-    rollout = model._cached_rollout(model._rollout_latents())
+    rollout = model.reader.read(model.rollout_buffer, False)[0]
     results = []
     for closed_form in (True, False):
         model.heads.closed_form = closed_form
@@ -162,7 +163,7 @@ def test_advantages_of_a2c_are_normalised_if_asked_to(normalize_advantage: bool)
     """A shift of all of them moves the policy only where they are not."""
     model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
     model.learn(16)
-    rollout = model._cached_rollout(model._rollout_latents())
+    rollout = model.reader.read(model.rollout_buffer, False)[0]
     plain, shifted = (
         after_head_phase(model, rollout._replace(advantages=rollout.advantages + shift))["action_net.weight"]
         for shift in (0.0, 100.0)
@@ -176,7 +177,7 @@ def test_a2c_learns_from_a_single_row(normalize_advantage: bool) -> None:
     """Of which there is no deviation."""
     model = small_model(ForwardA2C, normalize_advantage=normalize_advantage)
     model.learn(16)
-    rollout = model._cached_rollout(model._rollout_latents()).rows(slice(1))
+    rollout = model.reader.read(model.rollout_buffer, False)[0].rows(slice(1))
     up, down = (after_head_phase(model, rollout._replace(advantages=th.tensor([sign]))) for sign in (100.0, -100.0))
     for name in ("action_net.weight", "action_net.bias"):
         assert up[name].isfinite().all()
@@ -283,9 +284,8 @@ def test_gsde_and_own_distributions_go_through_the_policy() -> None:
 def test_heads_come_back_from_whitened_coordinates_after_an_error(actions: str) -> None:
     model = small_model(ForwardPPO, actions=actions)
     model.learn(16)
-    latents = model._rollout_latents()
     before = [parameter.clone() for parameter in model.heads.parameters]
-    with pytest.raises(KeyboardInterrupt), model.heads.training(model._cached_rollout(latents)):
+    with pytest.raises(KeyboardInterrupt), HeadTraining(model.heads, model.reader.read(model.rollout_buffer, False)[0], None):
         raise KeyboardInterrupt
     assert all(th.equal(old, new) for old, new in zip(before, model.heads.parameters, strict=True))
     assert not model.policy.action_net._forward_pre_hooks

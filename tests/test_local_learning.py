@@ -1,6 +1,5 @@
 """What the method promises: each hidden block learns from its own loss alone, and the heads alone see the policy gradient."""
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,18 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 from torch import nn
 
-from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.heads.evaluation import Memory, with_level
+from sb3_forward import ForwardA2C, ForwardPPO, on_policy
+from sb3_forward.heads import training
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.heads import CachedRollout, Heads, improved_outputs
+from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.heads import Heads
+from sb3_forward.heads.regression import SampleFeatures, basis_of, cross_moments, gram_matrix
+from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.heads.whitening import Basis
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.rows import Latents
-from sb3_forward.rollouts.anchors import Anchors
-from sb3_forward.rollouts.pending import Rows
+from sb3_forward.rollouts import history
+from sb3_forward.rollouts.history import PhaseRows
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
 
@@ -69,10 +71,10 @@ def test_graphs_stop_at_the_heads(algorithm: Any, closed_form: bool, monkeypatch
     model.heads.closed_form = closed_form
     hidden = {parameter for block in model.network.blocks for parameter in block.parameters}
     steps = []
-    step, evaluate = Heads.step, Heads.evaluate
+    step, evaluate = HeadTraining.step, training.evaluate
 
-    def checked_evaluate(self: Heads, rollout: CachedRollout) -> HeadOutputs:
-        outputs = evaluate(self, rollout)
+    def checked_evaluate(heads: Heads, rollout: CachedRollout) -> HeadOutputs:
+        outputs = evaluate(heads, rollout)
         reached = set()
         nodes, seen = [outputs.log_prob.grad_fn], set()
         while nodes:
@@ -83,10 +85,10 @@ def test_graphs_stop_at_the_heads(algorithm: Any, closed_form: bool, monkeypatch
             if hasattr(node, "variable"):
                 reached.add(node.variable)
             nodes += [parent for parent, _ in node.next_functions]
-        assert reached == (set(self.clip_groups[0]) if th.is_grad_enabled() else set())
+        assert reached == (set(heads.clip_groups[0]) if th.is_grad_enabled() else set())
         return outputs
 
-    def checked_step(self: Heads, batch: CachedRollout, *args: Any) -> bool:
+    def checked_step(self: HeadTraining, batch: CachedRollout, *args: Any) -> bool:
         assert not batch.latent_pi.requires_grad
         assert not batch.latent_vf.requires_grad
         assert all(parameter.grad is None for parameter in hidden)
@@ -95,8 +97,8 @@ def test_graphs_stop_at_the_heads(algorithm: Any, closed_form: bool, monkeypatch
         steps.append(made)
         return made
 
-    monkeypatch.setattr(Heads, "evaluate", checked_evaluate)
-    monkeypatch.setattr(Heads, "step", checked_step)
+    monkeypatch.setattr(training, "evaluate", checked_evaluate)
+    monkeypatch.setattr(HeadTraining, "step", checked_step)
     model.learn(16)
     assert steps
     assert all(steps)
@@ -271,7 +273,7 @@ def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hidden layers' steps move the policy; the heads, refitted to what they said before, move it back."""
     said: list[th.Tensor] = []
     observations: list[th.Tensor] = []
-    hidden_phase, hold = ForwardPPO._hidden_phase, Heads.hold
+    hidden_phase, refit = ForwardPPO._hidden_phase, Heads.refit
 
     def say(policy: Any) -> None:
         with th.no_grad():
@@ -284,12 +286,12 @@ def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
         say(self.policy)
         return features
 
-    def watch_hold(self: Heads, *given: Any) -> Any:
+    def watch_refit(self: Heads, *given: Any) -> Any:
         say(self.policy)
-        return hold(self, *given)
+        return refit(self, *given)
 
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch_phase)
-    monkeypatch.setattr(Heads, "hold", watch_hold)
+    monkeypatch.setattr(Heads, "refit", watch_refit)
     # Features move fast, under heads that are not near zero
     model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False})
     logged = model.learn(256).logger.name_to_value["train/drift"]
@@ -302,23 +304,22 @@ def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refitted < 0.3 * drifting
 
 
-@pytest.mark.parametrize("anchors", [0, 50])
-def test_heads_are_held_to_what_they_said(anchors: int) -> None:
-    """On the rows of a phase, and on the anchors: here the last of 200 rows."""
+@pytest.mark.parametrize("sampled", [0, 50])
+def test_heads_are_refitted_to_their_outputs(sampled: int) -> None:
+    """On the rows of a phase, and on the sample: here the last of 200 rows."""
     model = small_model(ForwardPPO)
     features, moved = th.randn(200, 64), th.linalg.qr(th.randn(64, 64))[0]
     heads = model.policy.action_net, model.policy.value_net
     outputs = [head(features) for head in heads]
     after = features @ moved + 1.0, 3.0 * features @ moved
-    said = model.heads.say((features, features))
-    if anchors > 0:
-        model.heads.remember(tuple(part[-anchors:] for part in after))
-    assert model.heads.hold(said, tuple(part[: 200 - anchors] for part in after)) > 0.1
-    for head, latent, said in zip(heads, after, outputs, strict=True):
-        assert (head(latent) - said).abs().max() < 0.1 * said.std()
+    wanted = model.heads.outputs((features, features))
+    sample = SampleFeatures((after[0][-sampled:], after[1][-sampled:])) if sampled > 0 else None
+    assert model.heads.refit(wanted, tuple(part[: 200 - sampled] for part in after), sample) > 0.1
+    for head, latent, output in zip(heads, after, outputs, strict=True):
+        assert (head(latent) - output).abs().max() < 0.1 * output.std()
 
 
-def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_holds_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short rollout alone leaves most directions of the features open: the values of other states would be anything."""
     seen: list[Any] = []
     drifts: list[float] = []
@@ -330,27 +331,26 @@ def test_anchors_hold_the_values_of_past_states(monkeypatch: pytest.MonkeyPatch)
             before = self.policy.predict_values(th.cat(seen))
             features = hidden_phase(self, rows)
             drifts.append((self.policy.predict_values(th.cat(seen)) - before).square().mean().item())
-        if not anchored:
-            self.heads.forget()
-            self.anchors.state.clear()
+        if not sampled:
+            self.history.observations = self.history.sample = None
         return features
 
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch)
     drift = {}
-    for anchored in (True, False):
+    for sampled in (True, False):
         model = small_model(ForwardPPO, n_steps=16, local_learning_rate=0.003, policy_kwargs={"ortho_init": False})
         seen.clear()
         drifts.clear()
         model.learn(16 * 20)
-        drift[anchored] = float(np.mean(drifts))
+        drift[sampled] = float(np.mean(drifts))
     assert drift[True] < 0.5 * drift[False]
 
 
-def watch_blocks(monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> list[Rows]:
+def watch_blocks(monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> list[PhaseRows]:
     """The rows of each hidden phase, in which blocks stay as they are."""
-    trained: list[Rows] = []
+    trained: list[PhaseRows] = []
 
-    def watched(self: Any, rows: Rows) -> Latents:
+    def watched(self: Any, rows: PhaseRows) -> Latents:
         trained.append(rows)
         actor, critic = map(th.cat, zip(*rows.latents, strict=True))
         return actor, critic
@@ -362,7 +362,7 @@ def watch_blocks(monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> list[Rows]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows say little about distances; meanwhile the heads learn on features that stay as they are."""
-    monkeypatch.setattr(Memory, "FIT_ROWS", 1)
+    monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     trained = watch_blocks(monkeypatch, algorithm)
     model = small_model(algorithm, local_interval=48)
     rollouts = []
@@ -374,7 +374,7 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     heads = [parameter.clone() for parameter in model.heads.parameters]
     model.learn(32, callback=keep)
     assert trained == []
-    assert model.pending.rows == 32
+    assert model.history.waiting_rows == 32
     assert all(not th.equal(old, new) for old, new in zip(heads, model.heads.parameters, strict=True))
     model.learn(32, callback=keep, reset_num_timesteps=False)
     (rows,) = trained
@@ -383,30 +383,19 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     observations = rows.observations(th.arange(48))
     assert isinstance(observations, th.Tensor)
     assert th.equal(observations[:47], th.as_tensor(np.concatenate(rollouts[:47])))
-    assert {role: len(signal) for role, signal in rows.signals.items()} == {"actor": 48, "critic": 48}
+    assert {role: len(signal) for role, signal in rows.guidance.items()} == {"actor": 48, "critic": 48}
     with th.no_grad():
         latents = tuple(map(th.cat, zip(*rows.latents, strict=True)))
         th.testing.assert_close(latents, model.network.latents(observations))
-    assert model.pending.rows == 16
-    assert model.anchors.rows == 48
-
-
-def test_parameters_from_elsewhere_come_with_their_own_rows() -> None:
-    waiting, fresh = (small_model(ForwardA2C, seed=seed, local_interval=48) for seed in range(2))
-    waiting.learn(32)
-    model = small_model(ForwardA2C, local_interval=48).learn(64)
-    for source, rows in ((waiting, 32), (fresh, 0)):
-        model.set_parameters(copy.deepcopy(source.get_parameters()))
-        model._prepare_optimizers()
-        assert model.heads.anchors is None
-        assert model.heads.memory.rows + model.heads.memory.held_rows == rows
+    assert model.history.waiting_rows == 16
+    assert len(model.history.sample) == 48
 
 
 def test_guidance_that_is_switched_on_starts_with_fresh_rows() -> None:
     model = small_model(ForwardA2C, guidance_coef=0.0, local_interval=48).learn(32)
     model.guidance_coef = 0.5
     model.learn(16)
-    assert model.pending.rows == 16
+    assert model.history.waiting_rows == 16
 
 
 def test_target_kl_stops_before_the_step() -> None:
@@ -462,23 +451,21 @@ def test_whitened_coordinates_condition_the_head() -> None:
         model._find_blocks()
         # About the largest that do not diverge
         model.heads.optimizer.param_groups[0]["lr"] = 0.5 if whiten else 0.0005
-        with model.heads.training(rollout, whiten) as whitened:
+        with HeadTraining(model.heads, rollout, None, whiten) as steps:
             for _ in range(200):
-                model.heads.step(whitened, towards_the_actions, 1e9)
+                steps.step(steps.rollout, towards_the_actions, 1e9)
         losses[whiten] = (model.policy.action_net(latent)[:, 0] - wanted).square().mean().item() / wanted.var().item()
     assert losses[True] < 0.3 * losses[False]
 
 
-def test_coordinates_of_a_rollout_of_few_rows_are_those_of_the_anchors() -> None:
-    model = small_model(ForwardPPO)
-    anchors, few, many = th.randn(200, 64), th.randn(511, 64), 5 * th.randn(512, 64)
-    model.heads.remember((anchors, anchors))
-    expected = Basis.of(anchors.T @ anchors / 200, 200)
-    th.testing.assert_close(model.heads._basis(few).whitening, expected.whitening)
-    model.heads.remember((few, few))
-    th.testing.assert_close(model.heads._basis(few).whitening, Basis.of(few.T @ few / 511, 511).whitening)
+def test_coordinates_of_a_rollout_of_few_rows_are_those_of_the_sample() -> None:
+    sampled, few, many = th.randn(200, 64), th.randn(511, 64), 5 * th.randn(512, 64)
+    expected = Basis.of(sampled.T @ sampled / 200, 200)
+    th.testing.assert_close(basis_of(few, SampleFeatures((sampled, sampled))).whitening, expected.whitening)
+    sample = SampleFeatures((few, few))
+    th.testing.assert_close(basis_of(few, sample).whitening, Basis.of(few.T @ few / 511, 511).whitening)
     both = Basis.of((many.T @ many / 512 + few.T @ few / 511) / 2, 1023)
-    th.testing.assert_close(model.heads._basis(many).whitening, both.whitening)
+    th.testing.assert_close(basis_of(many, sample).whitening, both.whitening)
     assert (both.whitening @ both.inverse - th.eye(64)).abs().max() < 1e-4
 
 
@@ -494,7 +481,7 @@ def test_values_find_a_far_level() -> None:
     model = small_model(ForwardPPO)
     latent = th.randn(256, 64)
     returns = 1e4 + 1e3 * latent[:, 0]
-    model.heads.fit_values(latent, returns)
+    model.heads.fit_values(latent, lambda _: cross_moments(latent, returns[:, None]))
     assert (model.policy.value_net(latent).flatten() - returns).abs().mean() < 0.1 * returns.std()
 
 
@@ -503,51 +490,21 @@ def test_the_level_of_the_returns_does_not_spread_to_states_that_were_never_seen
     model = small_model(ForwardPPO)
     seen = th.nn.functional.one_hot(th.arange(256) % 32, 64).float()
     novel = th.nn.functional.one_hot(32 + th.arange(32), 64).float()
-    model.heads.fit_values(seen, th.full((256,), -100.0))
+    model.heads.fit_values(seen, lambda _: cross_moments(seen, th.full((256, 1), -100.0)))
     assert model.policy.value_net(seen).mean() < -90
     assert model.policy.value_net(novel).mean() > -100 * 0.97
 
 
 @pytest.mark.parametrize(("times", "share"), [(3, 1 / 4), (50, 1 / 8)])
-def test_anchors_hold_the_fit_of_the_values(times: int, share: float) -> None:
+def test_the_sample_holds_the_fit_of_the_values(times: int, share: float) -> None:
     """A rollout moves the values by its share of all rows, as the mean over all of them would, but by an eighth at least."""
     model = small_model(ForwardPPO)
     with th.no_grad():
         model.policy.value_net.weight.zero_()
     latent = th.rand(100, 64)
-    model.heads.remember((latent, latent.repeat(times, 1)))
-    model.heads.fit_values(latent, th.ones(100))
+    held = gram_matrix(latent.repeat(times, 1)), 100 * times
+    model.heads.fit_values(latent, lambda _: cross_moments(latent, th.ones(100, 1)), held)
     assert model.policy.value_net(latent).mean().item() == pytest.approx(share, abs=0.02)
-
-
-def test_other_rollouts_hold_the_fit_of_the_values_as_anchors_do() -> None:
-    """A rollout does not undo what the one before it has taught, before its rows have come to be anchors."""
-    latent, others = th.rand(100, 64), th.rand(300, 64)
-    fitted = []
-    for anchors, before in ((others, others[300:]), (others[:200], others[200:])):
-        model = small_model(ForwardPPO)
-        model.heads.remember((anchors, anchors))
-        inputs = with_level(before)
-        model.heads.memory.hold(inputs.T @ inputs, len(inputs))
-        model.heads.fit_values(latent, th.ones(100))
-        fitted.append(model.policy.value_net.weight)
-    th.testing.assert_close(*fitted, rtol=1e-3, atol=1e-5)
-
-
-def test_waiting_rows_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Memory, "ROWS", 32)
-    held: list[float] = []
-    fit_values = Heads.fit_values
-
-    def spy(self: Heads, features: th.Tensor, returns: th.Tensor, remembered: bool) -> None:
-        held.append(self.memory.held_rows + self.memory.rows + (0 if self.anchors is None else len(self.anchors[0])))
-        fit_values(self, features, returns, remembered)
-
-    monkeypatch.setattr(Heads, "fit_values", spy)
-    small_model(ForwardA2C, local_interval=48).learn(80)
-    # With the third the features move: what is remembered goes over to them, and what had faded from it is let go. From then
-    # on all are anchors
-    assert held == [16, 32, 16 + 16 / 2 + 16 / 4, 48 + 28 + 16, 48 + 28 + 32]
 
 
 def test_no_value_coefficient_no_fit() -> None:
@@ -558,7 +515,7 @@ def test_no_value_coefficient_no_fit() -> None:
 
 
 def test_large_observations_do_not_wait_for_more_than_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Anchors, "BYTES", 48 * 4 * 4)  # 48 rows of four floats
+    monkeypatch.setattr(history, "BYTES", 48 * 4 * 4)  # 48 rows of four floats
     trained = watch_blocks(monkeypatch, ForwardPPO)
     small_model(ForwardPPO, local_interval=4096).learn(96)
     small_model(ForwardPPO, n_steps=64, local_interval=4096).learn(64)

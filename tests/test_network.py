@@ -494,7 +494,7 @@ def test_what_is_exchanged_after_construction_is_what_is_trained(algorithm: Any,
             return self.inner(observations)
 
     model = small_model(algorithm, n_steps=16, local_interval=64).learn(32)
-    assert (model.pending.rows, model.heads.memory.rows > 0) == (32, True)
+    assert (model.history.waiting_rows, len(model.history.recent)) == (32, 2)
     if change == "activation":
         model.policy.mlp_extractor.value_net[1] = nn.ReLU()
     elif change == "hook":
@@ -505,7 +505,7 @@ def test_what_is_exchanged_after_construction_is_what_is_trained(algorithm: Any,
             setattr(model.policy, name, extractor)
     model.learn(16, reset_num_timesteps=False)
     # Nor are the steps of this rollout known by features of the network as it is
-    assert (model.pending.rows, model.heads.memory.rows) == (16, 0)
+    assert (model.history.waiting_rows, model.history.recent) == (16, [])
     observations = model.policy.obs_to_tensor(np.stack([model.observation_space.sample() for _ in range(4)]))[0]
     with th.no_grad():
         values = model.policy.value_net(model.network.latents(observations)[1])

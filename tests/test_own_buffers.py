@@ -65,7 +65,7 @@ def test_a_buffer_that_changes_nothing(policy: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_buffer_that_leaves_rows_out(algorithm: Any) -> None:
     model = small_model(algorithm, rollout_buffer_class=Half, n_steps=32, local_interval=32).learn(64)
-    assert model.anchors.rows == 32
-    assert model.pending.rows == 0
-    assert model.learn(32, reset_num_timesteps=False).pending.rows == 16
-    assert th.equal(model.pending.state[0]["observations"], model.rollout_buffer.handed_out.observations)
+    assert len(model.history.sample) == 32
+    assert model.history.waiting_rows == 0
+    assert model.learn(32, reset_num_timesteps=False).history.waiting_rows == 16
+    assert th.equal(model.history.waiting[0].observations, model.rollout_buffer.handed_out.observations)

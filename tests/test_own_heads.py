@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads.heads import Heads, improved_outputs
+from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.heads import Heads
+from sb3_forward.heads.training import HeadTraining, evaluate
 from tests.envs import ALGORITHMS, small_model
 
 
@@ -173,11 +175,11 @@ def test_deeper_heads_are_held_by_their_first_layer(algorithm: Any, monkeypatch:
     changes = []
     for held in (True, False):
         if not held:
-            monkeypatch.setattr(Heads, "hold", lambda *_: None)
+            monkeypatch.setattr(Heads, "refit", lambda *_: None)
         before, weights = said(), model.policy.mlp_extractor.policy_net[0].weight.clone()
         model.learn(256, reset_num_timesteps=False)
         changes.append((said() - before).norm() / (model.policy.mlp_extractor.policy_net[0].weight - weights).norm())
-    assert model.heads.held == ["action_net.0", "value_net.0"]
+    assert model.heads.refitted == ["action_net.0", "value_net.0"]
     assert changes[0] < 0.3 * changes[1]
 
 
@@ -246,13 +248,13 @@ def test_what_no_loss_reads_does_not_decay(algorithm: Any) -> None:
 
 def test_what_heads_read_is_kept_as_it_was_before_their_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are called again when the heads are trained: in every rollout, not only where that is looked at."""
-    step, said = Heads.step, []
+    step, said = HeadTraining.step, []
 
-    def watched(heads: Heads, batch: Any, *args: Any) -> bool:
-        said.append((heads.evaluate(batch), batch))
-        return step(heads, batch, *args)
+    def watched(training: HeadTraining, batch: Any, *args: Any) -> bool:
+        said.append((evaluate(training.heads, batch), batch))
+        return step(training, batch, *args)
 
-    monkeypatch.setattr(Heads, "step", watched)
+    monkeypatch.setattr(HeadTraining, "step", watched)
     model = small_model(ForwardPPO, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen", learning_rate=0.01)
     for head in (model.policy.action_net, model.policy.value_net):
         head.register_forward_pre_hook(lambda module, inputs: (0.5 * inputs[0],))

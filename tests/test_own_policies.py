@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
-from sb3_forward.heads.heads import improved_outputs
+from sb3_forward.heads.guidance import improved_outputs
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_model
 
 
@@ -257,7 +257,7 @@ def test_a_method_that_one_policy_is_given_is_seen() -> None:
 
 def test_methods_of_sb3_are_seldom_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """That takes a pass through all layers."""
-    monkeypatch.setattr("sb3_forward.on_policy.ROWS_BETWEEN_CHECKS", 64)
+    monkeypatch.setattr("sb3_forward.rollouts.reader.ROWS_BETWEEN_CHECKS", 64)
     calls: list[Any] = []
     evaluate = ActorCriticPolicy.evaluate_actions
 
@@ -273,11 +273,14 @@ def test_methods_of_sb3_are_seldom_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     assert looked == [1, 1, 1, 1, 1, 2]
 
 
-@pytest.mark.parametrize(("policy", "remembered"), [(Written, True), (Exploring, False)])
+@pytest.mark.parametrize("policy", [Written, Exploring])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_steps_are_remembered_by_the_features_that_acted(algorithm: Any, policy: Any, remembered: bool) -> None:
+def test_features_that_are_kept_are_without_noise(algorithm: Any, policy: Any) -> None:
     model = small_model(algorithm, policy, n_steps=32, local_interval=4096).learn(64)
-    assert (model.heads.memory.rows > 0) == remembered
+    assert len(model.history.recent) == 2
+    for rollout, _ in model.history.recent:
+        with th.no_grad():
+            th.testing.assert_close(rollout.latents, model.network.latents(rollout.observations))
 
 
 def test_a_small_difference_is_one() -> None:
@@ -414,7 +417,7 @@ def test_callbacks_that_change_nothing_change_nothing(algorithm: Any, callback: 
     models = [small_model(algorithm, n_steps=20, local_interval=48).learn(100, own) for own in (None, callback())]
     for name, value in models[0].policy.named_parameters():
         assert th.equal(models[1].policy.get_parameter(name), value), name
-    assert models[0].heads.memory.rows == models[1].heads.memory.rows > 0
+    assert len(models[0].history.recent) == len(models[1].history.recent) > 0
 
 
 @pytest.mark.parametrize("written", ["returns", "advantages, too"])
@@ -434,7 +437,7 @@ def test_returns_that_a_callback_has_written_count(algorithm: Any, written: str)
 
     model = small_model(algorithm, n_steps=32, hidden_training="frozen").learn(640, Writes())
     assert model.rollout_buffer.values.mean() == pytest.approx(5.0, abs=0.5)
-    assert model.heads.memory.rows == 0
+    assert model.history.recent == []
 
 
 WRITES: dict[str, Callable[[nn.Parameter], object]] = {
@@ -446,21 +449,20 @@ WRITES: dict[str, Callable[[nn.Parameter], object]] = {
 
 @pytest.mark.parametrize("write", WRITES)
 def test_weights_written_without_a_trace_are_seen(write: str) -> None:
-    """What is kept of the features follows: anchors and rows that wait. Sums over old features are let go."""
+    """All features that are kept follow: of the sample, of rows that wait, and of the window."""
     model = small_model(ForwardA2C, n_steps=32, local_interval=96).learn(128)
-    assert model.anchors.rows > 0
-    assert model.pending.rows == 32
-    assert model.heads.memory.rows > 0
+    assert model.history.observations is not None
+    assert model.history.waiting_rows == 32
+    assert len(model.history.recent) > 0
     for side in ("policy", "value"):
         WRITES[write](model.policy.get_parameter(f"mlp_extractor.{side}_net.0.weight"))
-    assert not model._prepare_optimizers()
-    assert model.heads.memory.rows == 0
+    assert not model._prepare()
     with th.no_grad():
-        expected = model.network.latents(model.anchors.state["observations"])
-        th.testing.assert_close(model.heads.anchors, expected)
-        waiting = model.pending.state[0]
-        th.testing.assert_close(waiting["latents"], model.network.latents(waiting["observations"]))
-    assert model._prepare_optimizers()
+        expected = model.network.latents(model.history.observations)
+        th.testing.assert_close(model.history.sample.latents, expected)
+        for rollout in (*model.history.waiting, *(own for own, _ in model.history.recent)):
+            th.testing.assert_close(rollout.latents, model.network.latents(rollout.observations))
+    assert model._prepare()
 
 
 def test_backpropagation_in_between_is_seen() -> None:
@@ -468,10 +470,10 @@ def test_backpropagation_in_between_is_seen() -> None:
     model.hidden_training = "backprop"
     model.learn(32, reset_num_timesteps=False)
     model.hidden_training = "local"
-    assert not model._prepare_optimizers()
-    waiting = model.pending.state[0]
+    assert not model._prepare()
+    waiting = model.history.waiting[0]
     with th.no_grad():
-        th.testing.assert_close(waiting["latents"], model.network.latents(waiting["observations"]))
+        th.testing.assert_close(waiting.latents, model.network.latents(waiting.observations))
 
 
 # === Optimizers ===
@@ -629,9 +631,9 @@ def test_kinds_of_numbers(algorithm: Any, guidance_coef: float, actions: str, nu
 @pytest.mark.parametrize("factor", [2, -1, 1j])
 def test_complex_weights_that_are_written_are_seen(factor: complex) -> None:
     model = small_model(ForwardA2C, policy_kwargs={"features_extractor_class": Fourier}).learn(16)
-    assert model._prepare_optimizers()
+    assert model._prepare()
     model.policy.features_extractor.weights.data.mul_(factor)
-    assert not model._prepare_optimizers()
+    assert not model._prepare()
 
 
 # === Compiled policies ===
@@ -656,7 +658,7 @@ def test_a_compiled_policy_is_compiled_once(algorithm: Any) -> None:
             model.policy = th.compile(model.policy, backend=backend)
         models.append(model.learn(20).learn(60, reset_num_timesteps=False))
     assert len(compiled) == 1
-    assert models[0].heads.memory.rows == models[1].heads.memory.rows > 0
-    assert [(cut.env, cut.step) for cut in models[1]._recorder.cuts] == [(0, 4), (0, 9), (0, 14), (0, 19)]
+    assert len(models[0].history.recent) == len(models[1].history.recent) > 0
+    assert [(end.env, end.step) for end in models[1].reader.recorder.truncations] == [(0, 4), (0, 9), (0, 14), (0, 19)]
     for name, value in models[0].policy.named_parameters():
         th.testing.assert_close(models[1].policy._orig_mod.get_parameter(name), value, rtol=1e-3, atol=5e-3, msg=name)

@@ -10,15 +10,21 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_forward import ForwardA2C, ForwardPPO
-from sb3_forward.heads.evaluation import with_level
+from sb3_forward import ForwardA2C, ForwardPPO, on_policy
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.heads import CachedRollout, Heads
+from sb3_forward.heads.heads import Heads
+from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.heads.whitening import Basis
 from sb3_forward.local.blocks import Block
-from sb3_forward.rollouts.anchors import Anchors
+from sb3_forward.rollouts import history
 from tests.envs import ALGORITHMS, hidden_state, small_model
 from tests.updates import watched_update
+
+
+def observations_of(model: Any) -> th.Tensor:
+    """Those of the rollout, environment by environment."""
+    return th.as_tensor(model.rollout_buffer.swap_and_flatten(model.rollout_buffer.observations))
+
 
 SGD = {"optimizer_class": th.optim.SGD, "ortho_init": False}
 
@@ -38,15 +44,15 @@ def spy(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: list[Any])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hidden layers, block by block from the bottom up; the heads are held; values; action head: once per rollout."""
+    monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     seen: list[Any] = []
     spy(monkeypatch, Heads, "fit_values", seen)
-    spy(monkeypatch, Heads, "step", seen)
+    spy(monkeypatch, HeadTraining, "step", seen)
     spy(monkeypatch, Block, "local_step", seen)
-    spy(monkeypatch, Heads, "hold", seen)
+    spy(monkeypatch, Heads, "refit", seen)
     small_model(algorithm).learn(32)
-    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["local_step", "hold", "fit_values", "step"] * 2
-    held = [name for name, _, _ in seen].count("hold")
-    assert held == 2
+    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["local_step", "refit", "fit_values", "step"] * 2
+    assert [name for name, _, _ in seen].count("refit") == 2
 
 
 # === Steps of hidden layers ===
@@ -131,7 +137,7 @@ def test_hidden_layers_are_in_training_mode_while_they_learn(monkeypatch: pytest
     layer.__class__ = Layer
     model._find_blocks()
     modes.clear()
-    local_step, head_step = Block.local_step, Heads.step
+    local_step, head_step = Block.local_step, HeadTraining.step
 
     def watched(self: Block, *args: Any) -> Any:
         nonlocal learning
@@ -140,12 +146,12 @@ def test_hidden_layers_are_in_training_mode_while_they_learn(monkeypatch: pytest
         learning = False
         return step
 
-    def watched_heads(self: Heads, *args: Any) -> bool:
-        assert self.policy.training  # as in SB3
+    def watched_heads(self: HeadTraining, *args: Any) -> bool:
+        assert self.heads.policy.training  # as in SB3
         return head_step(self, *args)
 
     monkeypatch.setattr(Block, "local_step", watched)
-    monkeypatch.setattr(Heads, "step", watched_heads)
+    monkeypatch.setattr(HeadTraining, "step", watched_heads)
     model.learn(32)
     assert set(modes) == {(True, True), (False, False)}
 
@@ -205,8 +211,8 @@ def test_a_step_in_whitened_coordinates(actions: str, closed_form: bool) -> None
     def objective(batch: CachedRollout, outputs: HeadOutputs) -> Slopes:
         return Slopes(batch.advantages / len(batch.advantages), 0.0)
 
-    with model.heads.training(rollout) as whitened:
-        assert model.heads.step(whitened, objective, 1e9)
+    with HeadTraining(model.heads, rollout, None) as training:
+        assert training.step(training.rollout, objective, 1e9)
     th.testing.assert_close(head.weight.detach(), weight, rtol=1e-3, atol=1e-5)
     th.testing.assert_close(head.bias.detach(), bias, rtol=1e-3, atol=1e-5)
 
@@ -234,7 +240,7 @@ def test_heads_are_whitened_if_asked_to(algorithm: Any) -> None:
 def test_minibatches_of_ppo(normalize_advantage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row once per epoch, shuffled anew; advantages normalised by those of the minibatch, but not a single one."""
     seen: list[Any] = []
-    spy(monkeypatch, Heads, "step", seen)
+    spy(monkeypatch, HeadTraining, "step", seen)
     with pytest.warns(UserWarning, match="truncated mini-batch"):
         model = small_model(ForwardPPO, n_steps=21, batch_size=10, n_epochs=2, normalize_advantage=normalize_advantage)
     update = watched_update(model, monkeypatch)
@@ -277,7 +283,7 @@ def test_ranges_of_ppo_follow_their_schedules() -> None:
     )
     model.learn(16)
     targets: list[th.Tensor] = []
-    model.heads.fit_values = lambda features, returns, remembered: targets.append(returns)
+    model.heads.fit_values = lambda features, moments, held: targets.append(moments(None))
     for progress in (0.5, 0.25):
         model._current_progress_remaining = progress
         model.train()
@@ -289,7 +295,9 @@ def test_ranges_of_ppo_follow_their_schedules() -> None:
         )
         expected = values + (returns - values).clamp(-0.2 * progress, 0.2 * progress)
         assert (expected - returns).abs().max() > 0.1
-        th.testing.assert_close(targets[-1], expected)
+        # The last of the moments is that of the intercept: the sum of what the values lack
+        own = model.policy.value_net(model.network.latents(observations_of(model))[1]).flatten()
+        assert targets[-1][-1].item() == pytest.approx((expected - own).sum().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -304,7 +312,7 @@ def test_values_are_fitted_to_the_returns_of_the_rollout(
     with th.no_grad():
         policy = update.policy
         features = policy.mlp_extractor(policy.extract_features(update.column("observations")))[1]
-        inputs = with_level(features).double()
+        inputs = nn.functional.pad(features, (0, 1), value=1.0).double()
         gram = inputs.T @ inputs
         gram += (1e-3 + 1 / 256) * gram.diagonal().mean() * th.eye(7)
         missing = inputs.T @ (update.column("returns") - head(features)).double()
@@ -331,28 +339,28 @@ def test_features_are_those_of_the_weights_as_they_are(monkeypatch: pytest.Monke
     model.learn(16, Meddler())
     _, (features, *_), _ = seen[-1]
     with th.no_grad():
-        th.testing.assert_close(features, model.network.latents(model._observations(th.arange(16)))[1])
+        th.testing.assert_close(features, model.network.latents(observations_of(model))[1])
 
 
 # === Holding the heads ===
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows of the phase and all anchors; then some of the rows are taken in, drawn at random, for some of the anchors."""
-    monkeypatch.setattr(Anchors, "ROWS", 24)
-    hold = Heads.hold
+def test_rows_that_heads_are_refitted_on(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of the phase and of the sample; then rows drawn at random go into the sample, for some of its own."""
+    monkeypatch.setattr(history, "SAMPLE_ROWS", 24)
+    refit = Heads.refit
     held: list[th.Tensor] = []
 
-    def watched(self: Heads, said: list[th.Tensor], features: Any) -> Any:
-        parts = [features] if self.anchors is None else [features, self.anchors]
-        for wanted, output in zip(said, self.say(*parts), strict=True):
+    def watched(self: Heads, outputs: list[th.Tensor], features: Any, sample: Any) -> Any:
+        parts = [features] if sample is None else [features, sample.latents]
+        for wanted, output in zip(outputs, self.outputs(*parts), strict=True):
             th.testing.assert_close(wanted, output, rtol=1e-5, atol=1e-5)
         held.append(th.cat([latent_pi for latent_pi, _ in parts]))
-        return hold(self, said, features)
+        return refit(self, outputs, features, sample)
 
-    monkeypatch.setattr(Heads, "hold", watched)
-    # Layers that hardly move: what was said of each row is what is said of it now, if it is the same row
+    monkeypatch.setattr(Heads, "refit", watched)
+    # Layers that hardly move: the outputs of each row are those of before, if it is the same row
     model = small_model(algorithm, n_steps=64, local_learning_rate=1e-9, policy_kwargs={"ortho_init": False})
 
     def places(features: th.Tensor) -> list[int]:
@@ -364,51 +372,51 @@ def test_rows_that_heads_are_held_on(algorithm: Any, monkeypatch: pytest.MonkeyP
 
     observations = [watched_update(model, monkeypatch).column("observations")]
     assert places(held[0]) == list(range(64))
-    anchors = places(model.heads.anchors[0])
-    assert len(set(anchors)) == 24
-    assert set(anchors) != set(range(24))
+    sample = places(model.history.sample.latents[0])
+    assert len(set(sample)) == 24
+    assert set(sample) != set(range(24))
     observations.append(watched_update(model, monkeypatch).column("observations"))
     # Three rows of the second rollout are taken in for three of the first's
     rows = places(held[1][:64])
     assert rows == list(range(64, 128))
-    assert places(held[1][64:]) == anchors
-    new = places(model.heads.anchors[0])
+    assert places(held[1][64:]) == sample
+    new = places(model.history.sample.latents[0])
     assert len(set(new[:21])) == 21
-    assert set(new[:21]) < set(anchors)
-    assert set(new[:21]) != set(anchors[:21])
+    assert set(new[:21]) < set(sample)
+    assert set(new[:21]) != set(sample[:21])
     assert len(set(new[21:])) == 3
     assert set(new[21:]) < set(rows)
     assert set(new[21:]) != {64, 65, 66}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_features_of_the_anchors_are_those_of_the_layers_as_they_are(algorithm: Any) -> None:
+def test_features_of_the_sample_are_those_of_the_layers_as_they_are(algorithm: Any) -> None:
     """After each local phase, and after weights were changed from outside."""
     model = small_model(algorithm, local_learning_rate=0.03)
     for _ in range(2):
         model.learn(16, reset_num_timesteps=False)
         with th.no_grad():
-            expected = model.network.latents(model.anchors.state["observations"])
-        th.testing.assert_close(model.heads.anchors, expected)
+            expected = model.network.latents(model.history.observations)
+        th.testing.assert_close(model.history.sample.latents, expected)
     with th.no_grad():
         model.policy.mlp_extractor.policy_net[0].weight.mul_(0.5)
-    model._prepare_optimizers()
+    model._prepare()
     with th.no_grad():
-        expected = model.network.latents(model.anchors.state["observations"])
-    th.testing.assert_close(model.heads.anchors, expected)
+        expected = model.network.latents(model.history.observations)
+    th.testing.assert_close(model.history.sample.latents, expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_weights_that_a_callback_changes_count_for_the_whole_rollout(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was recorded of the steps before is out of date, also where no hidden layer learns from this rollout."""
     read: list[CachedRollout] = []
-    training = Heads.training
+    start = HeadTraining.__init__
 
-    def watched(self: Heads, rollout: CachedRollout, *args: Any) -> Any:
+    def watched(self: HeadTraining, heads: Heads, rollout: CachedRollout, *args: Any) -> None:
         read.append(rollout)
-        return training(self, rollout, *args)
+        start(self, heads, rollout, *args)
 
-    monkeypatch.setattr(Heads, "training", watched)
+    monkeypatch.setattr(HeadTraining, "__init__", watched)
     model = small_model(algorithm, hidden_training="frozen")
 
     def change(_locals: Any, _globals: Any) -> bool:
@@ -422,37 +430,4 @@ def test_weights_that_a_callback_changes_count_for_the_whole_rollout(algorithm: 
     observations = th.as_tensor(model.rollout_buffer.swap_and_flatten(model.rollout_buffer.observations))
     with th.no_grad():
         th.testing.assert_close(read[-1].latent_pi, model.network.latents(observations)[0])
-    assert model.heads.memory.rows == 0
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("weights", [[0.5, 1.0], [0.125, 0.25, 0.5, 1.0]])
-def test_what_is_remembered_of_the_returns_follows_the_features(
-    algorithm: Any, weights: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    Sums over the features as they were are none over those that they have become. Layers learn with every second rollout; half
-    of what is remembered fades with each that comes after.
-    """
-    model = small_model(
-        algorithm,
-        n_steps=128,
-        local_interval=256,
-        local_learning_rate=0.01,
-        policy_kwargs={"net_arch": [6], "ortho_init": False},
-    )
-    updates = [watched_update(model, monkeypatch) for _ in weights]
-
-    def gram(policy: Any, observations: th.Tensor) -> th.Tensor:
-        with th.no_grad():
-            inputs = with_level(policy.mlp_extractor(policy.extract_features(observations))[1])
-        return inputs.T @ inputs
-
-    observations = [update.column("observations") for update in updates]
-    then, now = (
-        th.stack([weight * gram(policy, rows) for weight, rows in zip(weights, observations, strict=True)]).sum(dim=0)
-        for policy in (updates[-1].policy, model.policy)
-    )
-    assert model.heads.memory.rows == 128 * sum(weights)
-    carried = (model.heads.memory.gram - now).norm()
-    assert carried < 0.3 * (then - now).norm()
+    assert model.history.recent == []

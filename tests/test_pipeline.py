@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks.pipeline.blocks import learn, make_blocks
 from benchmarks.pipeline.schedules import Task, bubble, gpipe, held, local, makespan, one_f_one_b, simulate
-from sb3_forward.local.guided import standardise
+from sb3_forward.local.loss import standardise
 
 FORWARD, BACKWARD, LOCAL = 1.0, 2.0, 1.5
 SECONDS = {"forward": FORWARD, "backward": BACKWARD, "step": 0.0, "local": LOCAL, "features": FORWARD, "heads": 7.0}

@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads.heads import CachedRollout, Heads
+from sb3_forward.heads.heads import Heads
+from sb3_forward.heads.training import CachedRollout, HeadTraining
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv
 from tests.test_own_policies import OwnPolicy, decayed
 
@@ -406,14 +407,14 @@ def moved(configuration: Configuration, hidden_training: str) -> tuple[Any, set[
 @given(configurations())
 def test_what_acted_is_what_is_trained(configuration: Configuration) -> None:
     """Before a step of the heads, they say of the rollout what the policy said when it acted; so do the values."""
-    step, fit_values, steps, fits = Heads.step, Heads.fit_values, [], []
+    step, fit_values, steps, fits = HeadTraining.step, Heads.fit_values, [], []
 
-    def watched_step(heads: Heads, batch: CachedRollout, objective: Any, max_grad_norm: float) -> bool:
+    def watched_step(training: HeadTraining, batch: CachedRollout, objective: Any, max_grad_norm: float) -> bool:
         def watched(rows: CachedRollout, outputs: Any) -> Any:
             steps.append((outputs.log_prob, rows.old_log_prob, outputs.values, rows.old_values))
             return objective(rows, outputs)
 
-        return step(heads, batch, watched, max_grad_norm)
+        return step(training, batch, watched, max_grad_norm)
 
     def watched_fit(heads: Heads, features: th.Tensor, *args: Any, **kwargs: Any) -> None:
         if heads.fits_values:
@@ -422,7 +423,7 @@ def test_what_acted_is_what_is_trained(configuration: Configuration) -> None:
             fits.append((said, th.as_tensor(model.rollout_buffer.values.T.flatten())))
         fit_values(heads, features, *args, **kwargs)
 
-    with quiet(), patch.object(Heads, "step", watched_step), patch.object(Heads, "fit_values", watched_fit):
+    with quiet(), patch.object(HeadTraining, "step", watched_step), patch.object(Heads, "fit_values", watched_fit):
         model = build(configuration, "frozen")
         for _ in range(2):
             learn(model, 1)

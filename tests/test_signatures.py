@@ -16,7 +16,8 @@ from stable_baselines3 import A2C, PPO
 import sb3_forward
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES
-from sb3_forward.on_policy import HIDDEN_TRAINING, ForwardOnPolicyAlgorithm
+from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.parameters import HIDDEN_TRAINING
 from tests.bare_python import ROOT
 
 pytestmark = pytest.mark.slow

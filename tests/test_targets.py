@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_forward import on_policy
 from sb3_forward.local.distances import LOCAL_LOSSES
-from sb3_forward.local.guided import IMAGE_RIDGE
+from sb3_forward.local.loss import IMAGE_RIDGE
 from sb3_forward.local.phase import LocalObjective
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_kwargs, small_model
 from tests.updates import SharedLayer, permutation, watched_update
@@ -173,6 +174,6 @@ def test_every_block_learns_from_its_own_loss(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_guidance_has_no_part_without_a_coefficient(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not computed at all."""
-    monkeypatch.setattr(algorithm, "_guidance", lambda *_: pytest.fail("guidance of weight zero was computed"))
+    monkeypatch.setattr(on_policy, "guidance", lambda *_: pytest.fail("guidance of weight zero was computed"))
     small_model(algorithm, guidance_coef=0.0).learn(16)
     small_model(algorithm, guidance_coef=0.5, hidden_training="frozen").learn(16)

@@ -100,3 +100,8 @@ def permutation(rows: th.Tensor, among: th.Tensor) -> th.Tensor:
     equal = (rows[:, None] - among).abs().amax(dim=2) < 1e-5
     assert (equal.sum(dim=1) == 1).all()
     return equal.int().argmax(dim=1)
+
+
+def weights_of(head: Any) -> th.Tensor:
+    """Weights and bias of a linear head, (d + 1, k), bias last."""
+    return th.cat([head.weight, head.bias[:, None]], dim=1).detach().T

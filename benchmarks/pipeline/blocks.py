@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 from benchmarks.harness import Row
 from sb3_forward import ForwardPPO
 from sb3_forward.local.blocks import Block
-from sb3_forward.local.guided import guided, linear_image, standardise
+from sb3_forward.local.loss import guided, linear_image, standardise
 
 # A stack, so that what a call costs by itself is shared out as it is in a stage
 LAYERS = 4
@@ -66,7 +66,7 @@ def learn(block: Block, inputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
 
     :param block: the block
     :param inputs: (B, d) from the block below
-    :param guidance: (B, k) from :func:`~sb3_forward.local.guided.standardise`
+    :param guidance: (B, k) from :func:`~sb3_forward.local.loss.standardise`
     :return: (B, d) for the block above
     """
     outputs = block.local_step(

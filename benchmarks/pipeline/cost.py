@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from benchmarks.harness import Row
 from benchmarks.pipeline.blocks import HEADS_HELD_OUT, HEADS_ROWS, HELD_OUT
-from sb3_forward.rollouts.anchors import Anchors
+from sb3_forward.rollouts.history import SAMPLE_ROWS
 
 Term = Callable[[float, float], float]
 
@@ -133,4 +133,4 @@ def _heads_size(row: Row) -> tuple[int, int, int, int]:
 
 def _heads_terms(rollout: int, width: int, batch_size: int, epochs: int) -> list[float]:
     # Minibatches, their rows, Gram matrices of all features for refit and whitening, and what is done with these
-    return [1.0, epochs * rollout / batch_size, epochs * rollout * width, (rollout + Anchors.ROWS) * width**2, width**3]
+    return [1.0, epochs * rollout / batch_size, epochs * rollout * width, (rollout + SAMPLE_ROWS) * width**2, width**3]

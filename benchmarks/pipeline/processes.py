@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.pipeline.blocks import learn, make_blocks
-from sb3_forward.local.guided import standardise
+from sb3_forward.local.loss import standardise
 
 
 class Chain(NamedTuple):

@@ -17,8 +17,8 @@ from torch import nn
 
 from sb3_forward.heads.gradients import HeadOutputs
 from sb3_forward.local.fingerprint import alike
+from sb3_forward.local.root import at_rest
 from sb3_forward.local.rows import Latents
-from sb3_forward.local.splitting import at_rest
 
 # The heads that map features: of the actor, and of the critic
 MAPS = ("action_net", "value_net")

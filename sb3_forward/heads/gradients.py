@@ -7,7 +7,7 @@ both apply, they agree to rounding.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch as th
@@ -26,6 +26,18 @@ class HeadOutputs(NamedTuple):
     log_prob: th.Tensor  # (B,) of the actions taken
     entropy: th.Tensor  # (B,)
     values: th.Tensor | None = None  # (B,), None where they are not trained on the gradient of a loss
+
+    @classmethod
+    def of(cls, log_prob: th.Tensor, entropy: th.Tensor | None, values: th.Tensor | None) -> "HeadOutputs":
+        """
+        Complete what a policy gives.
+
+        :param log_prob: (B,) of the actions taken
+        :param entropy: (B,), None without a closed form: then it is estimated from the log-probabilities, as SB3 does
+        :param values: (B, 1) or (B,), None where they are not trained on the gradient of a loss
+        :return: the outputs
+        """
+        return cls(log_prob, -log_prob if entropy is None else entropy, None if values is None else values.flatten())
 
     def detached(self) -> "HeadOutputs":
         """The same values without their graph."""
@@ -87,7 +99,7 @@ def forward(
 @th.no_grad()
 def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
     """
-    See :func:`sb3_forward.heads.heads.improved_outputs`.
+    Compute :func:`sb3_forward.heads.guidance.improved_outputs` in closed form.
 
     :param policy: one that :func:`applies` to
     :param latent_pi: (N, d_pi) inputs of the action head
@@ -140,3 +152,36 @@ def _gaussian(policy: ActorCriticPolicy, means: th.Tensor, actions: th.Tensor) -
         return onto * noise * inverse_std
 
     return log_prob, entropy, pull
+
+
+def through_graph(parameters: Iterable[nn.Parameter], outputs: HeadOutputs, slopes: Slopes) -> None:
+    """
+    Write the gradients of the heads' parameters by automatic differentiation of their outputs.
+
+    :param parameters: of the heads; those that the loss does not read have no gradient afterwards, and so stay as they are:
+        with a gradient of zero, their weights could decay
+    :param outputs: with their graph
+    :param slopes: of the loss
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    entropy_slope = th.full_like(outputs.entropy, slopes.entropy)
+    pairs = [(outputs.log_prob, slopes.log_prob), (outputs.entropy, entropy_slope), (outputs.values, slopes.values)]
+    # A head may be frozen
+    differentiable = [(end, slope) for end, slope in pairs if end is not None and slope is not None and end.requires_grad]
+    if differentiable:
+        ends, starts = zip(*differentiable, strict=True)
+        th.autograd.backward(ends, starts)
+
+
+def flat(parameters: list[nn.Parameter]) -> th.Tensor:
+    """
+    Give parameters gradients that are views of one tensor.
+
+    :param parameters: the parameters, at least one
+    :return: the tensor, (K,)
+    """
+    whole = th.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
+    for parameter, part in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return whole

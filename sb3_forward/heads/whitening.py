@@ -8,7 +8,10 @@ without it (our choice).
 from typing import NamedTuple
 
 import torch as th
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
+from torch.distributions import Normal
 
 # Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
 WHITENING_RIDGE = 0.1
@@ -89,3 +92,23 @@ class Whitening:
         if self.scale is not None:
             weight.mul_(self.scale[:, None])
             bias.mul_(self.scale)
+
+
+@th.no_grad()
+def output_scale(policy: ActorCriticPolicy, features: th.Tensor | None) -> th.Tensor | None:
+    """
+    Find the units of the outputs of an action head.
+
+    :param policy: the policy
+    :param features: (N, d) of the actor, to ask the distribution for its deviations; None where ``log_std`` has them
+    :return: (k,) standard deviations of Gaussian actions; None if the outputs are not their means
+    """
+    if features is None:
+        gaussian = isinstance(policy.action_dist, DiagGaussianDistribution) and getattr(policy, "log_std", None) is not None
+        fits = gaussian and len(policy.log_std) == policy.action_net.out_features
+        return policy.log_std.exp() if fits else None
+    distribution = policy._get_action_dist_from_latent(features).distribution
+    # A head that gives more than means speaks in units of its own
+    if not isinstance(distribution, Normal) or distribution.mean.shape[1] != policy.action_net.out_features:
+        return None
+    return distribution.stddev.mean(dim=0)

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from sb3_forward.inspect.metrics import dead_share, distortion, effective_rank, saturated_share, singular_values
 from sb3_forward.local.blocks import Activations, Block, as_matrix
 from sb3_forward.local.network import HiddenNetwork
-from sb3_forward.local.splitting import at_rest
+from sb3_forward.local.root import at_rest
 
 # Activations with a lower and an upper bound that they come near to, but cannot pass
 BOUNDS: dict[type[nn.Module], tuple[float, float]] = {

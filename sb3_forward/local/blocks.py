@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.local.maps import Activations, as_matrix, summary_of
+from sb3_forward.local.loss import Activations, as_matrix, summary_of
 from sb3_forward.local.optimizers import Maker, build_optimizer
 
 

@@ -1,6 +1,6 @@
 """The blocks and the heads of any Stable-Baselines3 actor-critic policy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch as th
@@ -8,13 +8,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_forward.local.blocks import Activations, Block
+from sb3_forward.local.blocks import Block
 from sb3_forward.local.fingerprint import Fingerprint
-from sb3_forward.local.optimizers import KEPT
-from sb3_forward.local.rows import join
-from sb3_forward.local.splitting import Part, cut, leaves, prepare, sample
+from sb3_forward.local.parts import Part
+from sb3_forward.local.root import leaves, prepare, sample
+from sb3_forward.local.rows import Latents
+from sb3_forward.local.splitting import split
 
-# What is done with a block on the way up: run it, or train it. From block and inputs to outputs.
+# Called in the place of a block on the way up. From block and inputs to outputs.
 Visit = Callable[[Block, Any], Any]
 
 HEADS = ("action_net", "value_net", "log_std")
@@ -25,17 +26,6 @@ PASS_BYTES = 2**22
 PASS_BYTES_ON_GPU = 2**25
 # Where SB3's policies have what is below the heads
 HIDDEN = ("features_extractor", "pi_features_extractor", "vf_features_extractor", "mlp_extractor")
-
-
-def run(block: Block, inputs: Activations) -> Activations:
-    """
-    The visit that only runs a block.
-
-    :param block: the block
-    :param inputs: its inputs
-    :return: its outputs
-    """
-    return block.forward(inputs)
 
 
 class HiddenNetwork:
@@ -50,9 +40,11 @@ class HiddenNetwork:
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
         _check_places(policy)
-        self._cut = cut(policy)
+        self._split = split(policy)
         trained = _trained(policy)
-        self.parts = self._cut.parts
+        self.parts = self._split.parts
+        self.inputs = self._split.inputs  #: names of the observations, by key where they are a dictionary
+        self.tops = self._split.outputs  #: names of the top features of actor and critic
         self.steps = [_block(part, trained) for part in self.parts]  #: the same, with what trains them
         self.blocks = [block for block in self.steps if block.parameters]
         self.row_bytes = sum(part.nbytes for part in leaves(sample(policy, 1)))  #: of one observation, as the network reads it
@@ -80,137 +72,45 @@ class HiddenNetwork:
         """
         return _fingerprint(getattr(policy, "_orig_mod", policy)) == self._found
 
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the observations, by key where they are a dictionary."""
-        return self._cut.inputs
-
-    @property
-    def tops(self) -> list[str]:
-        """Names of the top features of actor and critic."""
-        return self._cut.outputs
-
-    def latents(self, observations: PyTorchObs, visit: Visit = run) -> tuple[th.Tensor, th.Tensor]:
+    def latents(self, observations: PyTorchObs, visit: Visit | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
         The top features of a batch.
 
         :param observations: (B, ...) as the rollout buffer holds them, not yet preprocessed
-        :param visit: what is done with each block on the way up; a shared block is visited once
+        :param visit: called in the place of each block on the way up, of a shared one once; None to run them
         :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
         if not self.is_current(self.policy):
             # Something has been exchanged or hooked, which the next update will find
             return HiddenNetwork(self.policy).latents(observations, visit)
         inputs = leaves(prepare(self.policy, observations))
-        return self._cut.walk(inputs, lambda index, values: visit(self.steps[index], values))
+        own = None if visit is None else lambda index, values: visit(self.steps[index], values)
+        return self._split.walk(inputs, own)
 
-
-class Feed:
-    """
-    What the blocks of a network read of N rows, while they learn from the bottom up: held where it fits into memory, else
-    computed anew from what is held below.
-
-    :param network: the network
-    :param observations: from indices (B,) to these rows, as the rollout buffer holds them
-    :param rows: N
-    :param budget: bytes that may be held
-    """
-
-    def __init__(
-        self, network: HiddenNetwork, observations: Callable[[th.Tensor], PyTorchObs], rows: int, budget: int
-    ) -> None:
-        self.network = network
-        self.budget = budget
-        self.chunks = [
-            slice(first, min(first + network.pass_rows, rows)) for first in range(0, rows, network.pass_rows)
-        ]  #: all rows, by what one forward pass takes
-        self._observations = observations
-        self._held: dict[str, th.Tensor] = {}
-        self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
-        if rows * network.row_bytes <= budget:
-            self._observe(slice(0, rows), self._held)
-
-    def inputs(self, index: int, rows: th.Tensor | slice) -> Any:
+    @th.no_grad()
+    def features(self, batches: Iterable[PyTorchObs]) -> Latents:
         """
-        :param index: of a part of the network, those below which do not learn any more
-        :param rows: (B,) indices, or a range
-        :return: what it reads of these rows
+        Compute the top features of observations as in a rollout: dropout off, statistics of BatchNorm at rest.
+
+        :param batches: at least one batch of observations, (B, ...) each
+        :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
         """
-        return self._join(self.network.parts[index].inputs, self._values(self.network.parts[index].inputs, rows))
+        self.policy.set_training_mode(False)
+        actor, critic = zip(*map(self.latents, batches), strict=True)
+        self.policy.set_training_mode(True)
+        return th.cat(actor), th.cat(critic)
 
-    def advance(self, index: int) -> None:
+    def chunks(self, observations: PyTorchObs) -> Iterator[PyTorchObs]:
         """
-        A part has learned: hold what it says of all rows, if that fits.
+        Cut observations into what one forward pass takes.
 
-        :param index: of the part
+        :param observations: (N, ...), or a dictionary of such, N >= 1
+        :return: batches of them
         """
-        part, given = self.network.parts[index], []
-        left = self.budget - sum(value.nbytes for value in self._held.values())
-        for rows in self.chunks:
-            given.append(self.network.steps[index].forward(self.inputs(index, rows)))
-            if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
-                return  # whoever reads it computes it again
-        self._held.update(self._by_name(part.outputs, join(given)))
-        readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
-        needed = self._needed([*readers, *self.network.tops])
-        self._held = {name: value for name, value in self._held.items() if name in needed}
-
-    def tops(self) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Read the end of the network, once all have learned.
-
-        :return: the top features of actor (N, d_pi) and critic (N, d_vf)
-        """
-        if all(name in self._held for name in self.network.tops):
-            actor, critic = (self._held[name] for name in self.network.tops)
-        else:
-            parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
-            actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
-        return actor, critic
-
-    def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
-        """These values of some rows; layers that have to run for it are at rest."""
-        found = {name: self._held[name][rows] for name in names if name in self._held}
-        if len(found) < len(set(names)):
-            training = self.network.policy.training
-            self.network.policy.set_training_mode(False)
-            for name in names:
-                self._compute(name, rows, found)
-            self.network.policy.set_training_mode(training)
-        return found
-
-    def _compute(self, name: str, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
-        if name in found:
-            return
-        if name in self._held:
-            found[name] = self._held[name][rows]
-        elif name not in self._makers:
-            self._observe(rows, found)
-        else:
-            part = self.network.parts[self._makers[name]]
-            for own in part.inputs:
-                self._compute(own, rows, found)
-            given = self.network.steps[self._makers[name]].forward(self._join(part.inputs, found))
-            found.update(self._by_name(part.outputs, given))
-
-    def _observe(self, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
-        index = th.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        tensors = leaves(prepare(self.network.policy, self._observations(index)))
-        found.update(zip(self.network.inputs, tensors, strict=True))
-
-    def _needed(self, names: list[str]) -> set[str]:
-        """What is held, of all that these are made of."""
-        held = {name for name in names if name in self._held}
-        makers = {self._makers[name] for name in names if name not in held and name in self._makers}
-        return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))
-
-    @staticmethod
-    def _join(names: list[str], values: dict[str, th.Tensor]) -> Any:
-        return values[names[0]] if len(names) == 1 else tuple(values[name] for name in names)
-
-    @staticmethod
-    def _by_name(names: list[str], given: Any) -> dict[str, th.Tensor]:
-        return dict(zip(names, given if len(names) > 1 else [given], strict=True))
+        if isinstance(observations, th.Tensor):
+            return iter(observations.split(self.pass_rows))
+        parts = (part.split(self.pass_rows) for part in observations.values())
+        return (dict(zip(observations, batch, strict=True)) for batch in zip(*parts, strict=True))
 
 
 def _check_places(policy: ActorCriticPolicy) -> None:
@@ -252,7 +152,7 @@ def _layers(block: Block) -> str:
 def _fingerprint(policy: nn.Module) -> list[Any]:
     """Which modules and hooks a policy has, which parameters are trained, and by what."""
     whole: Any = policy.optimizer
-    options = [value for group in whole.param_groups for name, value in group.items() if name not in ("params", "lr", *KEPT)]
+    options = [value for group in whole.param_groups for name, value in group.items() if name not in ("params", "lr")]
     # `policy.parameters()` would do, but takes several times as long, and every update asks
     found, modules = [type(whole), *options, *sorted(_trained(policy))], [policy]
     while modules:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -10,9 +10,6 @@ from torch import nn
 
 # Options of an optimizer that choose its implementation
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
-# What is kept in the groups of `policy.optimizer` beside its own options
-KEPT = ("anchors", "pending", "values", "hidden")
-
 # A class of optimizers, or a function that makes one: from parameters, by keyword `lr` and further options
 Maker = Callable[..., th.optim.Optimizer]
 
@@ -46,6 +43,30 @@ def build_optimizer(maker: Maker, parameters: Iterable[nn.Parameter], lr: float,
     return maker(own, lr=lr, **kwargs)
 
 
+class Owner(Protocol):
+    """A block, or the heads."""
+
+    optimizer: Any
+
+    def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
+        """Make the optimizer of its parameters, if it has some."""
+
+
+def give_optimizers(policy: ActorCriticPolicy, owners: Iterable[Owner], lr: float) -> None:
+    """
+    Give each of some parts of a policy an optimizer of its own, like that of the policy.
+
+    :param policy: the policy with its optimizer
+    :param owners: blocks, or the heads
+    :param lr: learning rate, >= 0
+    """
+    maker, options = maker_of(policy)
+    for owner in owners:
+        owner.build_optimizer(maker, lr, options)
+        if owner.optimizer is not None:
+            regroup(owner.optimizer, like=policy.optimizer)
+
+
 def regroup(optimizer: th.optim.Optimizer, like: th.optim.Optimizer) -> None:
     """
     Give an optimizer groups with the options of another one's, for example a weight decay for some parameters alone.
@@ -57,7 +78,7 @@ def regroup(optimizer: th.optim.Optimizer, like: th.optim.Optimizer) -> None:
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     kept = {name: first[name] for name in ("lr", *IMPLEMENTATION) if name in first}
     optimizer.param_groups = [
-        {**{name: value for name, value in group.items() if name not in KEPT}, **kept, "params": parameters}
+        {**group, **kept, "params": parameters}
         for group in like.param_groups
         if (parameters := [parameter for parameter in group["params"] if id(parameter) in own])
     ]

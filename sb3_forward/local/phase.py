@@ -7,41 +7,23 @@ block's inputs and outputs are all that is held at a time.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objective
-from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, Configuration
 from sb3_forward.local.finite import parameter_problem
-from sb3_forward.local.guided import LinearImage, guided, linear_image, standardise
-from sb3_forward.local.maps import summarised
-from sb3_forward.local.network import Feed, HiddenNetwork
+from sb3_forward.local.loss import LinearImage, LocalObjective, linear_image, standardise, summarised
+from sb3_forward.local.network import HiddenNetwork
+from sb3_forward.local.root import leaves, prepare
 from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other: nothing is learned from fewer than these
 LEAST_ROWS = 3
-
-
-class LocalObjective(NamedTuple):
-    """What the blocks learn from; see the parameters of :class:`~sb3_forward.ppo.ForwardPPO`."""
-
-    guidance_coef: float
-    local_loss: str
-    disparity: str
-
-    def unguided(self, inputs: th.Tensor, outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Match the distances of a minibatch to those of its inputs.
-
-        :param inputs: (B, d) of a block
-        :param outputs: (B, d') of it
-        :return: the loss and its gradient with respect to the outputs, (B, d')
-        """
-        loss = LOCAL_LOSSES[self.local_loss]
-        inputs = inputs.to(outputs.dtype)
-        return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
 
 
 class BlockRecord(NamedTuple):
@@ -51,6 +33,130 @@ class BlockRecord(NamedTuple):
     grad_norm: float  # mean over its steps, before clipping
     movement: float  # norm of the change of its parameters over their norm before
     explained: float  # R2 of the guidance before its last pass; NaN without guidance
+
+
+def log(records: dict[str, BlockRecord], logger: Logger) -> None:
+    """
+    Log a hidden phase: each block, and the means of all.
+
+    :param records: by name of the block, at least one
+    :param logger: of SB3
+    """
+    for name, record in records.items():
+        for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
+            if not math.isnan(value):
+                # Too many and too long for the table on the screen
+                logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
+    logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
+    logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
+
+
+class Feed:
+    """
+    What the blocks of a network read of N rows, while they learn from the bottom up: held where it fits into memory, else
+    computed anew from what is held below.
+
+    :param network: the network
+    :param observations: from indices (B,) to these rows, as the rollout buffer holds them
+    :param rows: N
+    :param budget: bytes that may be held
+    """
+
+    def __init__(
+        self, network: HiddenNetwork, observations: Callable[[th.Tensor], PyTorchObs], rows: int, budget: int
+    ) -> None:
+        self.network = network
+        self.budget = budget
+        self.chunks = [
+            slice(first, min(first + network.pass_rows, rows)) for first in range(0, rows, network.pass_rows)
+        ]  #: all rows, by what one forward pass takes
+        self._observations = observations
+        self._held: dict[str, th.Tensor] = {}
+        self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
+        if rows * network.row_bytes <= budget:
+            self._observe(slice(0, rows), self._held)
+
+    def inputs(self, index: int, rows: th.Tensor | slice) -> Any:
+        """
+        :param index: of a part of the network, those below which do not learn any more
+        :param rows: (B,) indices, or a range
+        :return: what it reads of these rows
+        """
+        return self._join(self.network.parts[index].inputs, self._values(self.network.parts[index].inputs, rows))
+
+    def advance(self, index: int) -> None:
+        """
+        A part has learned: hold what it says of all rows, if that fits.
+
+        :param index: of the part
+        """
+        part, given = self.network.parts[index], []
+        left = self.budget - sum(value.nbytes for value in self._held.values())
+        for rows in self.chunks:
+            given.append(self.network.steps[index].forward(self.inputs(index, rows)))
+            if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
+                return  # whoever reads it computes it again
+        self._held.update(self._by_name(part.outputs, given[0] if len(given) == 1 else join(given)))
+        readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
+        needed = self._needed([*readers, *self.network.tops])
+        self._held = {name: value for name, value in self._held.items() if name in needed}
+
+    def tops(self) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Read the end of the network, once all have learned.
+
+        :return: the top features of actor (N, d_pi) and critic (N, d_vf)
+        """
+        if all(name in self._held for name in self.network.tops):
+            actor, critic = (self._held[name] for name in self.network.tops)
+        else:
+            parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
+            actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
+        return actor, critic
+
+    def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
+        """These values of some rows; layers that have to run for it are at rest."""
+        found = {name: self._held[name][rows] for name in names if name in self._held}
+        if len(found) < len(set(names)):
+            training = self.network.policy.training
+            self.network.policy.set_training_mode(False)
+            for name in names:
+                self._compute(name, rows, found)
+            self.network.policy.set_training_mode(training)
+        return found
+
+    def _compute(self, name: str, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
+        if name in found:
+            return
+        if name in self._held:
+            found[name] = self._held[name][rows]
+        elif name not in self._makers:
+            self._observe(rows, found)
+        else:
+            part = self.network.parts[self._makers[name]]
+            for own in part.inputs:
+                self._compute(own, rows, found)
+            given = self.network.steps[self._makers[name]].forward(self._join(part.inputs, found))
+            found.update(self._by_name(part.outputs, given))
+
+    def _observe(self, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
+        index = th.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        tensors = leaves(prepare(self.network.policy, self._observations(index)))
+        found.update(zip(self.network.inputs, tensors, strict=True))
+
+    def _needed(self, names: list[str]) -> set[str]:
+        """What is held, of all that these are made of."""
+        held = {name for name in names if name in self._held}
+        makers = {self._makers[name] for name in names if name not in held and name in self._makers}
+        return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))
+
+    @staticmethod
+    def _join(names: list[str], values: dict[str, th.Tensor]) -> Any:
+        return values[names[0]] if len(names) == 1 else tuple(values[name] for name in names)
+
+    @staticmethod
+    def _by_name(names: list[str], given: Any) -> dict[str, th.Tensor]:
+        return dict(zip(names, given if len(names) > 1 else [given], strict=True))
 
 
 class HiddenPhase:
@@ -124,8 +230,8 @@ class HiddenPhase:
         for _ in range(self.epochs):
             image = None
             if signal is not None and self.objective.guidance_coef > 0:
-                outputs = (summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks)
-                image = linear_image(join(list(outputs)), signal)
+                outputs = [summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks]
+                image = linear_image(th.cat(outputs), signal)
                 explained = image.explained
             self.network.policy.set_training_mode(True)
             for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
@@ -143,7 +249,7 @@ class HiddenPhase:
 
         def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
             inputs = feed.inputs(index, part)
-            return inputs, self._objective(inputs, None if signal is None else signal[part], image)
+            return inputs, partial(self.objective.of_minibatch, inputs, None if signal is None else signal[part], image)
 
         # The guided loss is a mean over rows: so many at a time as a pass takes have the same gradients, together
         separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
@@ -158,20 +264,6 @@ class HiddenPhase:
             gradients = own if gradients is None else _sum(gradients, own)
         assert gradients is not None
         return block.step((), loss, gradients, self.max_grad_norm)
-
-    def _objective(self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None) -> Objective:
-        """The local loss of a minibatch: what is compared of a block's outputs (B, d) to its value and its gradient (B, d)."""
-
-        def objective(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-            if image is None or signal is None:
-                return self.objective.unguided(summarised(inputs), outputs)
-            loss, gradient = guided(outputs, signal, image)
-            if (coef := self.objective.guidance_coef) < 1:
-                own_loss, own_gradient = self.objective.unguided(summarised(inputs), outputs)
-                loss, gradient = own_loss.lerp(loss, coef), own_gradient.lerp(gradient, coef)
-            return loss, gradient
-
-        return objective
 
 
 def _sum(first: Gradients, second: Gradients) -> Gradients:

@@ -1,5 +1,6 @@
 """Rows of observations and of activations: one tensor or array, or a dictionary, tuple or list of such."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,22 @@ def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     if isinstance(first, dict):
         return {key: th.cat([part[key] for part in parts]) for key in first}
     return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple | list) else th.cat(parts)
+
+
+def moved(data: Any, device: th.device) -> Any:
+    """
+    Move tensors to a device.
+
+    :param data: dictionaries, lists and tuples of tensors and of anything else
+    :param device: where to
+    :return: the same with all tensors on the device
+    """
+    if isinstance(data, th.Tensor):
+        return data.to(device)
+    if isinstance(data, dict):
+        found = copy(data)  # a state_dict has attributes beside its items
+        found.update((key, moved(item, device)) for key, item in data.items())
+        return found
+    if type(data) in (list, tuple):
+        return type(data)(moved(item, device) for item in data)
+    return data

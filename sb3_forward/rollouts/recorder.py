@@ -1,52 +1,51 @@
 """
-The top features of a rollout, kept while it is collected: the policy has computed them then, by the very weights that the
-next ``train()`` starts from.
+Record the top features of a rollout while it is collected: the policy computes them then, with the weights that the next
+``train()`` starts from.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.heads.evaluation import Cut
 from sb3_forward.local.fingerprint import alike
 from sb3_forward.local.rows import Latents
 
 
+class Truncation(NamedTuple):
+    """An episode that ended at a time limit: SB3 adds the discounted value of its last observation to the reward."""
+
+    step: int  # of the rollout
+    env: int
+    observation: Any  # the last one, of one environment
+
+
 class LatentRecorder:
     """
-    Keeps what the heads of a policy read in each call of the policy itself; and in those of ``predict_values`` that bootstrap
-    episodes which go on after the rollout or were cut, not in those of callbacks in between.
+    Records the inputs of both heads in every call of the policy during a rollout, and the episodes that were truncated.
 
     :param policy: the policy
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
-        self._forget()
-
-    def _forget(self) -> None:
         self._inside = False
         self._call: tuple[list[th.Tensor], list[th.Tensor]] = ([], [])
-        # By step: what was read in each call of the policy, by the algorithm and perhaps by callbacks
+        # By step: the features of each call of the policy, by the algorithm and perhaps by callbacks
         self._steps: list[list[Latents]] = [[]]
-        self._waiting: list[int] = []
-        self._ends: list[tuple[int, int, Any]] = []  # environment, step and last observation of episodes that were cut
-        self.cuts: list[Cut] = []
-        # What the value head reads of the observations after the last step, (n_envs, d); None if unknown
-        self.last: th.Tensor | None = None
+        self.truncations: list[Truncation] = []  #: of the rollout
 
     @contextmanager
     def recording(self, hooks: bool = True) -> Iterator[None]:
         """
-        Forget what was recorded before, and record.
+        Clear the record, and record.
 
-        :param hooks: False to hook nothing, and to compute the features later
+        :param hooks: False to record no features
         """
-        self._forget()
+        self._steps, self.truncations = [[]], []
         if not hooks:
             yield
             return
@@ -55,7 +54,7 @@ class LatentRecorder:
             self.policy.register_forward_hook(lambda *_: self._leave(), always_call=True),
             # Before hooks of the user's own, which may change what a head reads, and are called by it later, too
             self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(0, inputs), prepend=True),
-            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep_critic(inputs), prepend=True),
+            self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep(1, inputs), prepend=True),
         ]
         try:
             yield
@@ -63,13 +62,28 @@ class LatentRecorder:
             for handle in handles:
                 handle.remove()
 
+    def on_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        """
+        Call after each step of the environments.
+
+        :param infos: of E environments
+        :param dones: (E,) whether their episodes have ended
+        """
+        step = len(self._steps) - 1
+        for env in np.flatnonzero(dones):
+            info = infos[env]
+            # The condition under which SB3 adds a value
+            if info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False):
+                self.truncations.append(Truncation(step, int(env), info["terminal_observation"]))
+        self._steps.append([])
+
     def take(self, n_steps: int, n_envs: int, unchanged: bool, compute: Callable[[], Latents]) -> tuple[Latents, bool]:
         """
-        Hand out what was recorded, once.
+        Hand out the features of a rollout, once.
 
         :param n_steps: steps of the rollout
         :param n_envs: environments
-        :param unchanged: whether the hidden layers are what they were before the rollout
+        :param unchanged: whether the hidden layers are the same as at the start of the rollout
         :param compute: the features of this rollout under the present weights, at the cost of a forward pass
         :return: features of actor and critic, (n_steps * n_envs, d) each, in the order in which ``RolloutBuffer.get`` flattens
             a rollout; and whether they are those that the policy acted by
@@ -82,31 +96,6 @@ class LatentRecorder:
         found = _found_again(steps, computed, n_envs) if fits else None
         return (computed, False) if found is None else (found, True)
 
-    def compute(
-        self, last: Any, as_tensor: Callable[[Any], tuple[PyTorchObs, bool]], features: Callable[[PyTorchObs], th.Tensor]
-    ) -> None:
-        """
-        What follows the rollout and what its cut episodes ended with, if nothing was recorded.
-
-        :param last: observations after the last step, (n_envs, ...)
-        :param as_tensor: the policy's own ``obs_to_tensor``
-        :param features: what the value head reads of observations
-        """
-        self.cuts = [Cut(env, step, features(as_tensor(end)[0])) for env, step, end in self._ends]
-        self.last = features(as_tensor(last)[0])
-
-    def expect(self, cut: list[int], ends: list[Any]) -> None:
-        """
-        A step has been made: what the value head reads next are the ends of these episodes, one by one, and then, if it was
-        the last step, what follows.
-
-        :param cut: environments the episodes of which were cut by it
-        :param ends: their last observations
-        """
-        self._waiting, self.last = cut, None
-        self._ends += [(env, len(self._steps) - 1, end) for env, end in zip(cut, ends, strict=True)]
-        self._steps.append([])
-
     def _enter(self) -> None:
         self._inside, self._call = True, ([], [])
 
@@ -116,24 +105,15 @@ class LatentRecorder:
         if len(actor) == len(critic) == 1:
             self._steps[-1].append((actor[0], critic[0]))
 
-    def _keep(self, head: int, inputs: tuple[Any, ...]) -> None:
+    def _keep(self, side: int, inputs: tuple[Any, ...]) -> None:
         if self._inside:
-            self._call[head].append(inputs[0].detach())
-
-    def _keep_critic(self, inputs: tuple[Any, ...]) -> None:
-        self._keep(1, inputs)
-        if not self._inside:
-            features = inputs[0].detach()
-            if self._waiting:
-                self.cuts.append(Cut(self._waiting.pop(0), len(self._steps) - 2, features))
-            elif self.last is None:
-                self.last = features
+            self._call[side].append(inputs[0].detach())
 
 
 def _found_again(steps: list[list[Latents]], computed: Latents, n_envs: int) -> Latents | None:
     """
-    Of what was recorded, that which is computed anew: callbacks may have called the policy, too, and weights may have been
-    written that are the same.
+    Pick the calls whose features are those that are computed anew: callbacks may have called the policy, too, and weights
+    that are the same may have been written.
     """
     chosen = []
     for step, calls in enumerate(steps):

@@ -73,10 +73,9 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "local/distances.py": ("distances", "targets"),
     "heads/evaluation.py": ("evaluation", "phases"),
     "rollouts/checks.py": ("hostile_envs", "bad_input"),
-    "local/guided.py": ("guided", "hidden_phase"),
     "heads/heads.py": ("phases", "heads", "local_learning", "evaluation"),
     "rollouts/recorder.py": ("evaluation", "own_policies", "local_learning"),
-    "local/maps.py": ("guided", "images", "hidden_phase"),
+    "local/loss.py": ("guided", "hidden_phase", "images"),
     "local/network.py": ("network", "own_policies"),
     "on_policy.py": ("phases", "targets", "evaluation"),
     "local/optimizers.py": ("own_policies", "save_load"),
@@ -94,11 +93,11 @@ CLOSED_FORM = "heads/gradients.py"
 DISTANCES = "local/distances.py"
 EVALUATION = "heads/evaluation.py"
 FINITE = "rollouts/checks.py"
-GUIDED = "local/guided.py"
+GUIDED = "local/loss.py"
 HEADS = "heads/heads.py"
 FINGERPRINT = "local/fingerprint.py"
 LATENTS = "rollouts/recorder.py"
-MAPS = "local/maps.py"
+MAPS = "local/loss.py"
 NETWORK = "local/network.py"
 SPLITTING = "local/splitting.py"
 ON_POLICY = "on_policy.py"

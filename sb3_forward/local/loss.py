@@ -1,0 +1,201 @@
+"""
+The local loss of a block: guided, unguided, or a mixture of both.
+
+The guided part matches the distances of a guidance signal by those of a linear image of the block's outputs. This is
+multidimensional scaling with linear restrictions (J. de Leeuw and W. J. Heiser, "Multidimensional scaling with restrictions on
+the configuration", 1980; I. Borg and P. J. F. Groenen, "Modern multidimensional scaling", 2005). A block has to contain what
+the guidance asks for in some directions of its outputs, and is free in all others. For outputs ``h_i`` and guidance ``g_i`` of
+the rows i = 1 .. N::
+
+    loss = min_W  mean_ij || (g_i - g_j) - (h_i - h_j) W ||^2 / mean_ij || g_i - g_j ||^2 + ridge || W ||^2 / k
+
+The sum over pairs of rows is a multiple of the sum over centred rows, so no N x N matrix is needed: with guidance of unit
+variance, the loss is that of a ridge regression. The penalty does not scale with the outputs. With one that does, the loss is
+blind to their scale, and bounded activations drift into saturation. That this loss guides a hidden layer is our choice.
+
+The unguided part matches the distances of the block's inputs, see :mod:`sb3_forward.local.distances`. Both read feature maps
+by a few numbers per channel: the thousands that a convolution gives neither fit a regression on two thousand rows nor say
+more (our choice, with its measurement in the lab log).
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch as th
+from torch.nn import functional as F
+
+from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, Configuration
+
+# What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
+Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
+# Penalty on the weights of a linear image: outputs with a variance far above it are not held back (our choice)
+IMAGE_RIDGE = 1e-2
+# Cells of the grid along each side of a feature map (our choice)
+GRID = 4
+
+
+class LinearImage(NamedTuple):
+    """The linear image ``h W + c`` of a block's outputs that matches the guidance best."""
+
+    weights: th.Tensor  # W, (d, k)
+    intercept: th.Tensor  # c, (k,)
+    loss: th.Tensor  # scalar in [0, 1], over all rows
+    explained: th.Tensor  # scalar in [0, 1]: R2, the share of the variance of the guidance that the image explains
+
+
+def standardise(guidance: th.Tensor) -> th.Tensor:
+    """
+    Centre each column of a guidance signal and bring it to unit variance.
+
+    :param guidance: (N, k)
+    :return: (N, k); columns that are constant but for rounding are zero
+    """
+    centred = guidance - guidance.mean(dim=0)
+    deviation = centred.square().mean(dim=0).sqrt()
+    rounding = 32 * th.finfo(guidance.dtype).eps * guidance.abs().amax(dim=0)
+    varies = deviation > rounding
+    return th.where(varies, centred / th.where(varies, deviation, 1.0), 0.0)
+
+
+def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_RIDGE) -> LinearImage:
+    """
+    Fit the linear image of a block's outputs to the guidance.
+
+    :param outputs: (N, d)
+    :param guidance: (N, k) from :func:`standardise`
+    :param ridge: penalty on the squares of the weights, > 0, in units of the variance of an output
+    :return: the image
+    """
+    rows = len(guidance)
+    guidance = guidance.to(outputs.dtype)
+    mean = outputs.mean(dim=0)
+    centred = outputs - mean  # a level that is taken off their products instead would leave its rounding errors there
+    gram = centred.T @ centred
+    # More units than inputs say the same in several ways: where outputs are large, the penalty alone is below rounding errors
+    penalty = ridge * rows + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()
+    gram.diagonal().add_(penalty)
+    cross = centred.T @ guidance
+    # Without a check of the solution, which would synchronise a GPU: a step refuses what is not finite
+    weights = th.cholesky_solve(cross, th.linalg.cholesky_ex(gram).L)
+    total = guidance.square().sum().clamp_min(th.finfo(guidance.dtype).tiny)
+    matched = (weights * cross).sum() / total
+    return LinearImage(weights, -mean @ weights, 1 - matched, matched + penalty * weights.square().sum() / total)
+
+
+def guided(outputs: th.Tensor, guidance: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The guided loss of some of the rows that the image was fitted to, and its gradient. By the envelope theorem, the gradient
+    of the minimum over W is that with W held.
+
+    :param outputs: (B, d)
+    :param guidance: (B, k) of the same rows, from :func:`standardise`
+    :param image: fitted to all rows
+    :return: the loss, a scalar >= 0, and its gradient with respect to the outputs, (B, d): of the mean over the B rows and k
+        columns
+    """
+    residual = guidance.to(outputs.dtype) - th.addmm(image.intercept, outputs, image.weights)
+    return residual.square().mean(), (residual @ image.weights.T).mul_(-2 / max(residual.numel(), 1))
+
+
+class LocalObjective(NamedTuple):
+    """What the blocks learn from; see the parameters of :class:`~sb3_forward.ppo.ForwardPPO`."""
+
+    guidance_coef: float
+    local_loss: str
+    disparity: str
+
+    def unguided(self, inputs: th.Tensor, outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Match the distances of a minibatch to those of its inputs.
+
+        :param inputs: (B, d) of a block
+        :param outputs: (B, d') of it
+        :return: the loss and its gradient with respect to the outputs, (B, d')
+        """
+        loss = LOCAL_LOSSES[self.local_loss]
+        inputs = inputs.to(outputs.dtype)
+        return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
+
+    def of_minibatch(
+        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None, outputs: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Compute the local loss of a minibatch.
+
+        :param inputs: (B, ...) of a block
+        :param signal: (B, k) guidance from :func:`standardise`; None without guidance
+        :param image: of the outputs on all rows of the phase; None without guidance
+        :param outputs: (B, d') of the block, as :func:`summarised`
+        :return: the loss and its gradient with respect to the outputs, (B, d')
+        """
+        if image is None or signal is None:
+            return self.unguided(summarised(inputs), outputs)
+        loss, gradient = guided(outputs, signal, image)
+        if self.guidance_coef < 1:
+            own_loss, own_gradient = self.unguided(summarised(inputs), outputs)
+            loss, gradient = own_loss.lerp(loss, self.guidance_coef), own_gradient.lerp(gradient, self.guidance_coef)
+        return loss, gradient
+
+
+def as_matrix(activations: Activations) -> th.Tensor:
+    """
+    One row per sample, all else flattened and put side by side: what distances are taken of.
+
+    :param activations: a tensor (B, ...), or a dictionary or tuple of such tensors
+    :return: (B, d)
+    """
+    if isinstance(activations, th.Tensor):
+        return activations.flatten(start_dim=1) if activations.ndim > 1 else activations[:, None]
+    parts = map(as_matrix, activations.values() if isinstance(activations, dict) else activations)
+    return th.cat([part if part.dtype == th.double else part.float() for part in parts], dim=1)
+
+
+class MapSummary:
+    """
+    Means of feature maps over the cells of a coarse grid.
+
+    :param maps: (B, C, H, W), whose shape, type and device count
+    :param grid: cells along each side, at most height and width
+    """
+
+    def __init__(self, maps: th.Tensor, grid: int = GRID) -> None:
+        _, self.channels, height, width = maps.shape
+        #: (H W, G) weight of each place in the mean of each cell
+        self.weights = _cells(height, width, grid, maps.dtype, maps.device)
+
+    def __call__(self, maps: th.Tensor) -> th.Tensor:
+        """
+        :param maps: (B, C, H, W), or flattened to (B, C H W)
+        :return: (B, C G), G the number of cells
+        """
+        return (maps.reshape(len(maps), self.channels, -1) @ self.weights).flatten(start_dim=1)
+
+    def pull(self, gradient: th.Tensor) -> th.Tensor:
+        """
+        :param gradient: (B, C G) with respect to the summary
+        :return: (B, C H W) with respect to the maps
+        """
+        return (gradient.view(len(gradient), self.channels, -1) @ self.weights.T).flatten(start_dim=1)
+
+
+@lru_cache(maxsize=64)  # every step of a convolution asks for the same
+def _cells(height: int, width: int, grid: int, dtype: th.dtype, device: th.device) -> th.Tensor:
+    places = th.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
+    return F.adaptive_avg_pool2d(places, (min(grid, height), min(grid, width))).flatten(start_dim=1)
+
+
+def summary_of(activations: Activations) -> MapSummary | None:
+    """
+    :param activations: what a block gives or reads
+    :return: what is compared of it; None if that is all of it, as a matrix
+    """
+    return MapSummary(activations) if isinstance(activations, th.Tensor) and activations.ndim == 4 else None
+
+
+def summarised(activations: Activations) -> th.Tensor:
+    """
+    :param activations: of B rows
+    :return: (B, d), what is compared of them
+    """
+    summary = summary_of(activations)
+    return as_matrix(activations) if summary is None or not isinstance(activations, th.Tensor) else summary(activations)

@@ -1,0 +1,282 @@
+"""
+The past, as far as it is kept: one store of data for rollouts that wait, recent transitions, and a sample of old observations.
+
+- Rollouts *wait* until they are enough rows for a hidden phase: few rows say little about what the guidance asks for. Hidden
+  layers that stay as they are for a while also keep cached features valid, which makes short rollouts cheap.
+- The *window* holds the transitions of the last short rollouts: the value head is fitted to their lambda-returns together.
+- The *sample* of past observations is where the heads are held to their outputs: a policy must not forget what it does in
+  states that it comes to less often.
+
+All features are those of the present hidden layers. SB3's ``save`` and ``load`` carry the store as they do any attribute.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_forward.heads.heads import Held
+from sb3_forward.heads.regression import ReturnMoments, SampleFeatures, gram_matrix, return_moments
+from sb3_forward.heads.training import Observations
+from sb3_forward.local.phase import LEAST_ROWS
+from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.rollouts.recorder import Truncation
+
+# At most so many past observations are sampled, and so many bytes of observations wait: they are saved with the model (our
+# choice)
+SAMPLE_ROWS = 2048
+BYTES = 2**23
+# The values are fitted to the returns of so many recent rows; a rollout that has as many is enough by itself (our choice)
+WINDOW_ROWS = 256
+# They are fitted anew once so many rows have come, not for every handful (our choice)
+FIT_ROWS = 64
+
+# From observations to their top features under the present weights
+Features = Callable[[PyTorchObs], Latents]
+
+
+class Transitions(NamedTuple):
+    """T steps of E environments, as the returns are made of them."""
+
+    rewards: np.ndarray  # (T, E), without the values that SB3 adds where episodes are truncated
+    starts: np.ndarray  # (T, E), 1 where an episode starts with the step
+    next_starts: np.ndarray  # (E,) the same of the step after the last one
+    following: Any  # the observations of that step, (E, ...), or a dictionary of such
+    truncations: list[Truncation]
+
+
+class PastRollout:
+    """
+    N rows of a rollout.
+
+    :param observations: (N, ...), or a dictionary of such
+    :param guidance: of actor and critic, (N, k) each; none if the hidden layers are not guided
+    :param latents: top features of actor and critic
+    """
+
+    def __init__(self, observations: PyTorchObs, guidance: dict[str, th.Tensor], latents: Latents) -> None:
+        self.observations = observations
+        self.guidance = guidance
+        self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents[0])
+
+    def __repr__(self) -> str:  # SB3 writes it into its files
+        return f"{type(self).__name__}({len(self)} rows)"
+
+
+class PhaseRows(NamedTuple):
+    """N rows for a hidden phase."""
+
+    number: int
+    observations: Observations
+    guidance: dict[str, th.Tensor]  # (N, k) for actor and critic; none without guidance
+    latents: list[Latents]  # top features before the phase, part by part
+    parts: list[PastRollout]  # the rollouts that they are of, where they are kept
+
+
+class History:
+    """The store. It keeps data and nothing else: others compute with it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[PastRollout] = []  #: rollouts that wait for a hidden phase
+        #: the last rollouts with their transitions, without a gap
+        self.recent: list[tuple[PastRollout, Transitions]] = []
+        self.new_rows = 0  #: rows of these since the values were fitted
+        #: Gram matrix of the critic's features and intercept on rows since the last hidden phase that have left the window
+        self.left: tuple[th.Tensor | None, int] = None, 0
+        self.observations: PyTorchObs | None = None  #: the sample
+        self.sample: SampleFeatures | None = None  #: its features
+        self.fingerprint: th.Tensor | None = None  #: of the hidden layers that all features are of
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self.to(th.device("cpu")))  # files are read where there is no GPU, too
+
+    def to(self, device: th.device) -> "History":
+        """
+        Copy the store.
+
+        :param device: of the tensors of the copy
+        :return: the copy
+        """
+        buffer, copied = io.BytesIO(), History()
+        th.save(vars(self), buffer)
+        buffer.seek(0)
+        vars(copied).update(th.load(buffer, map_location=device, weights_only=False))
+        return copied
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait."""
+        return sum(map(len, self.waiting))
+
+    def add(
+        self,
+        observations: Observations,
+        guidance: dict[str, th.Tensor],
+        latents: Latents,
+        transitions: Transitions | None,
+        interval: int,
+    ) -> PhaseRows | None:
+        """
+        Take a rollout in.
+
+        :param observations: from indices to these of its N observations
+        :param guidance: of actor and critic, (N, k) each, or none
+        :param latents: its top features
+        :param transitions: the same rows, None if its returns are not made of them
+        :param interval: rows from one hidden phase to the next
+        :return: all rows that have waited, once they are enough; they are handed out once
+        """
+        number = len(latents[0])
+        if self.waiting and self.waiting[0].guidance.keys() != guidance.keys():
+            self.waiting = []  # from before guidance was switched on or off
+        first = observations(th.zeros(1, dtype=th.long))
+        enough = max(min(interval, fitting(first)), LEAST_ROWS)
+        if transitions is None:
+            self.forget_returns()
+            if not self.waiting and number >= enough:
+                return PhaseRows(number, observations, guidance, [latents], [])  # no copy of its observations is needed
+        own = PastRollout(observations(th.arange(number)), guidance, latents)
+        if transitions is not None:
+            self._extend_window(own, transitions)
+        self.waiting.append(own)
+        if (rows := self.waiting_rows) < enough:
+            return None
+        parts, self.waiting = self.waiting, []
+        together = join([part.observations for part in parts])
+        signals = {role: th.cat([part.guidance[role] for part in parts]) for role in guidance}
+        return PhaseRows(rows, lambda index: pick(together, index), signals, [part.latents for part in parts], parts)
+
+    def _extend_window(self, rollout: PastRollout, transitions: Transitions) -> None:
+        if self.recent and self.recent[-1][1].rewards.shape[1] != transitions.rewards.shape[1]:
+            self.forget_returns()  # of other environments
+        self.recent.append((rollout, transitions))
+        self.new_rows += len(rollout)
+        rows = sum(len(own) for own, _ in self.recent)
+        while (rows := rows - len(self.recent[0][0])) >= WINDOW_ROWS:
+            self._leave(self.recent.pop(0)[0])
+
+    def _leave(self, rollout: PastRollout) -> None:
+        if any(rollout is own for own in self.waiting):  # others are in the sample
+            gram, rows = self.left
+            own = gram_matrix(rollout.latents[1])
+            self.left = own if gram is None else gram + own, rows + len(rollout)
+
+    def close_window(self) -> None:
+        """The environments go on from elsewhere: the last steps are bootstrapped as truncated episodes are."""
+        if self.recent:
+            rollout, steps = self.recent[-1]
+            last, rows = len(steps.rewards) - 1, steps.following
+            going_on = np.flatnonzero(steps.next_starts == 0)
+            ends = [Truncation(last, int(env), _row(rows, int(env))) for env in going_on]
+            closed = steps._replace(truncations=steps.truncations + ends, next_starts=np.ones_like(steps.next_starts))
+            self.recent[-1] = rollout, closed
+
+    @property
+    def ends(self) -> list[Any]:
+        """Observations to bootstrap from: those after the last step, and the last ones of truncated episodes."""
+        return [self.recent[-1][1].following, *(end.observation for _, steps in self.recent for end in steps.truncations)]
+
+    def window(self, ends: th.Tensor, gamma: float, gae_lambda: float) -> tuple[th.Tensor, ReturnMoments]:
+        """
+        Line the recent transitions up: W steps of E environments.
+
+        :param ends: (E + K, d) features of the critic, of :attr:`ends`
+        :param gamma: discount factor
+        :param gae_lambda: lambda of the returns
+        :return: the critic's features, (W E, d), and the moments of the returns
+        """
+        rollouts, steps = zip(*self.recent, strict=True)
+        environments = steps[0].rewards.shape[1]
+        features = th.cat([own.latents[1].unflatten(0, (environments, -1)).transpose(0, 1) for own in rollouts])
+        starts = np.concatenate([part for own in steps for part in (own.starts[1:], own.next_starts[None])])
+        discounts = (gamma * (1 - starts)).astype(np.float32)
+        ends = th.nn.functional.pad(ends, (0, 1), value=1.0)
+        following = th.cat([th.nn.functional.pad(features[1:], (0, 1), value=1.0), ends[None, :environments]])
+        following *= th.from_numpy(discounts).to(features)[..., None]
+        firsts = np.cumsum([0, *(len(own.rewards) for own in steps)])
+        truncations = [
+            (first + end.step, end.env) for first, own in zip(firsts, steps, strict=False) for end in own.truncations
+        ]
+        for (step, env), end in zip(truncations, ends[environments:], strict=True):
+            following[step, env] = gamma * end
+        rewards = np.concatenate([own.rewards for own in steps])
+        return features.flatten(end_dim=1), return_moments(features, following, rewards, discounts, gae_lambda)
+
+    def refresh(self, features: Features, fingerprint: th.Tensor, parts: list[PastRollout], latents: Latents | None) -> None:
+        """
+        Bring all features up to date, when the hidden layers have moved.
+
+        :param features: of observations, under the present weights
+        :param fingerprint: of these weights
+        :param parts: rollouts whose features are known
+        :param latents: their features, one rollout after the other
+        """
+        if latents is not None and parts:
+            sizes = list(map(len, parts))
+            for part, actor, critic in zip(parts, *(side.split(sizes) for side in latents), strict=True):
+                part.latents = actor, critic
+        known = set(map(id, parts))
+        for rollout in (*self.waiting, *(own for own, _ in self.recent)):
+            if id(rollout) not in known:
+                known.add(id(rollout))
+                rollout.latents = features(rollout.observations)
+        if self.observations is not None:
+            self.sample = SampleFeatures(features(self.observations))
+        self.left = None, 0
+        self.fingerprint = fingerprint
+
+    def exchange(self, rows: int, observations: Observations, latents: Latents) -> None:
+        """
+        Take observations into the sample, at random, for old ones: recent ones are in it more often. A hidden phase replaces
+        an eighth of all at most, so that the sample reaches back over eight.
+
+        :param rows: how many there are, >= 1
+        :param observations: from indices to these of them
+        :param latents: their top features
+        """
+        room = min(SAMPLE_ROWS, fitting(observations(th.zeros(1, dtype=th.long))))
+        size = 0 if self.sample is None else len(self.sample)
+        taken = th.randperm(rows)[: max(room // 8, room - size)]
+        kept = th.randperm(size)[: room - len(taken)]
+        new, own = observations(taken), pick(latents, taken)
+        if len(kept) > 0 and self.sample is not None:
+            new, own = join([pick(self.observations, kept), new]), join([pick(self.sample.latents, kept), own])
+        self.observations, self.sample, self.left = new, SampleFeatures(own), (None, 0)
+
+    def forget_features(self) -> None:
+        """Drop everything but the sampled observations: the policy has another network."""
+        self.waiting, self.recent, self.new_rows, self.left = [], [], 0, (None, 0)
+        self.sample = self.fingerprint = None
+
+    def held(self) -> Held:
+        """Rows beside the window where the values are held: of the sample, and those that have left the window."""
+        gram, rows = self.left
+        if self.sample is not None:
+            gram, rows = self.sample.gram(1) if gram is None else gram + self.sample.gram(1), rows + len(self.sample)
+        return gram, rows
+
+    def forget_returns(self) -> None:
+        """Drop the window."""
+        for rollout, _ in self.recent:
+            self._leave(rollout)
+        self.recent, self.new_rows = [], 0
+
+
+def _row(observations: Any, env: int) -> Any:
+    return {key: part[env] for key, part in observations.items()} if isinstance(observations, dict) else observations[env]
+
+
+def fitting(row: PyTorchObs) -> int:
+    """
+    Count how many observations fit into the bytes that may wait.
+
+    :param row: one observation (1, ...), or a dictionary of such
+    :return: how many like this
+    """
+    return BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
