@@ -6,6 +6,7 @@ Count the changes of file in one update: how often a reader who follows it has t
 The update is one of ForwardPPO on CartPole: 256 rows, one hidden phase, one epoch in minibatches of 64.
 """
 
+import itertools
 import sys
 from pathlib import Path
 from types import FrameType
@@ -47,5 +48,5 @@ def follow_update() -> list[tuple[str, str]]:
 if __name__ == "__main__":
     calls = follow_update()
     files = [file for file, _ in calls]
-    changes = sum(file != following for file, following in zip(files, files[1:], strict=False))
+    changes = sum(file != following for file, following in itertools.pairwise(files))
     print(f"{len(calls)} calls of {len(set(calls))} functions in {len(set(files))} files, {changes} changes of file")
