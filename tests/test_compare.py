@@ -711,6 +711,7 @@ def test_report_is_the_same_from_either_form(tmp_path: Path):
     # Before the end of the first episode, and an environment that returns what is no number
     runs += [rows_of("bp", 1, 1 / 3, env="space/B-v0", returns=[None, float("nan"), 1e-300])]
     results = write_results(tmp_path / "runs-only", *runs)
+    results.add_command("python -m sb3_forward.compare")
     records = results.records()
     write_report(results)
     results.write_tables()
