@@ -120,6 +120,12 @@ def test_variants(algo: str):
         assert by_variant[variant].hyperparams == {**ours, **VARIANTS[variant]}
 
 
+@pytest.mark.parametrize(("env", "normalized"), [("CartPole-v1", True), ("FrozenLake-v1", False), ("Blackjack-v1", False)])
+def test_observations_are_normalized_where_they_are_vectors(env: str, normalized: bool):
+    (run,) = plan("--env", env, "--seeds", "1", "--timesteps", "100", "--variants", "forward")
+    assert ("normalize" in run.hyperparams) == normalized
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
