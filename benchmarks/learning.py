@@ -1,43 +1,32 @@
 """
 How well an algorithm learns through the literal RL Zoo command: several seeds, final deterministic evaluation, one CSV.
 
-    python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --seeds 5
-    python benchmarks/learning.py --algo ppo --env CartPole-v1 --seeds 5
-    python benchmarks/learning.py --algo forward_ppo --env CartPole-v1 --label frozen -params "hidden_training:'frozen'"
-    python benchmarks/learning.py --algo forward_a2c --env CartPole-v1 --label class --class-defaults -n 100000
+    python -m benchmarks.learning --algo forward_ppo --env CartPole-v1 --seeds 5
+    python -m benchmarks.learning --algo ppo --env CartPole-v1 --seeds 5
+    python -m benchmarks.learning --algo forward_ppo --env CartPole-v1 --label frozen -params "hidden_training:'frozen'"
+    python -m benchmarks.learning --algo forward_a2c --env CartPole-v1 --label class --class-defaults -n 100000
 
 Rows that the CSV already has are not run again. The last lines are the interquartile mean over seeds with its 95 %
 bootstrap interval for every environment, algorithm and label in the CSV.
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import RESULTS, Row, read_rows, replace_rows
 from sb3_forward._cli import UserError, import_packages, make_env
+from sb3_forward.compare.statistics import estimate, iqm
 from sb3_forward.zoo.registration import register
 
-FIELDS = (
-    "env",
-    "algo",
-    "label",
-    "seed",
-    "timesteps",
-    "final_return",
-    "final_std",
-    "best_return",
-    "late_return",
-    "wall_seconds",
-)
 EPISODES = 20
 
 
@@ -118,33 +107,27 @@ def evaluate(algo: str, env: str, folder: Path) -> dict[str, float]:
     }
 
 
-def interquartile_mean(values: np.ndarray) -> np.ndarray:
+def identity(row: Row) -> tuple[str, ...]:
     """
-    Mean of the middle half, as in Agarwal et al., "Deep RL at the Edge of the Statistical Precipice" (2021).
-
-    :param values: (..., n)
-    :return: (...)
+    :param row: of the CSV
+    :return: what tells its run from all others
     """
-    from scipy.stats import trim_mean
-
-    return trim_mean(values, 0.25, axis=-1)
+    return tuple(row[key] for key in ("env", "algo", "label", "seed"))
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def report(rows: list[Row]) -> None:
     """
     Print the interquartile mean and its bootstrap interval for every group of runs.
 
     :param rows: the CSV's rows
     """
-    generator = np.random.default_rng(0)
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["env"], row["algo"], row["label"]), []).append(row)
     for (env, algo, label), group in sorted(groups.items()):
         values = np.array([float(row["final_return"]) for row in group])
-        samples = generator.choice(values, size=(10_000, len(values)))
-        low, high = np.percentile(interquartile_mean(samples), [2.5, 97.5])
-        middle, late = interquartile_mean(values), np.mean([float(row["late_return"]) for row in group])
+        middle, low, high = estimate(iqm, values)
+        late = np.mean([float(row["late_return"]) for row in group])
         print(
             f"{env:24} {algo:12} {label:12} n={len(values)} final: IQM {middle:8.1f} [{low:8.1f}, {high:8.1f}],"
             f" std {values.std():6.1f}, worst {values.min():8.1f}; late training {late:8.1f}"
@@ -163,7 +146,7 @@ def main() -> int:
         "--class-defaults", action="store_true", help="Class('MlpPolicy', env), no file of hyperparameters; asks for -n"
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
+    parser.add_argument("--csv", type=Path, default=RESULTS / "learning.csv")
     args = parser.parse_args()
     if args.seeds < 1 or args.jobs < 1:
         parser.error(f"--seeds and --jobs must be at least 1, got {args.seeds} and {args.jobs}")
@@ -174,11 +157,7 @@ def main() -> int:
     except UserError as error:
         parser.error(str(error))
 
-    def rows() -> list[dict[str, Any]]:
-        if not args.csv.exists():
-            return []
-        with args.csv.open() as file:
-            return list(csv.DictReader(file))
+    lock = threading.Lock()
 
     def one(job: tuple[str, int]) -> None:
         env, seed = job
@@ -189,23 +168,19 @@ def main() -> int:
             result = evaluate(args.algo, env, Path(folder))
         row = {"env": env, "algo": args.algo, "label": args.label, "seed": seed, **result, "wall_seconds": wall_seconds}
         line = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
+        with lock:
+            replace_rows(args.csv, [line], identity)
         print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
 
-    done = {(row["env"], row["algo"], row["label"], int(row["seed"])) for row in rows()}
+    done = set(map(identity, read_rows(args.csv)))
     jobs = [(env, seed) for env in args.env for seed in range(1, args.seeds + 1)]
     try:
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(one, [job for job in jobs if (job[0], args.algo, args.label, job[1]) not in done]))
+            list(pool.map(one, [job for job in jobs if (job[0], args.algo, args.label, str(job[1])) not in done]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report(rows())
+    report(read_rows(args.csv))
     return 0
 
 

@@ -1,21 +1,26 @@
 """
 What MkDocs cannot do by itself: pages that link to files beside ``docs/``, by paths that are right in the repository, too.
 
-Results and changelog become part of the site at their path from the root, and ``../`` goes from the links of the pages.
+Results and changelog become part of the site at their path from the root, and ``../`` goes from the links of the pages. The
+pictures of comparisons are drawn from their tables.
 """
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+from sb3_forward.compare.report import pictures
+from sb3_forward.compare.results import Results
 
 ROOT = Path(__file__).parent.parent
 BESIDE = (
     "CHANGELOG.md",
     "hyperparams/*.yml",
     "benchmarks/*.yml",
-    *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "txt")),
+    *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "jsonl", "txt")),
 )
 # Of Sphinx, as the docstrings of Stable-Baselines3 have it, after its names have become code
 ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?([\w.]+)</code>")
@@ -25,11 +30,24 @@ def on_files(files: Files, config: Any) -> Files:
     """
     :param files: what is in ``docs/``
     :param config: of the site
-    :return: the same, and what lies beside
+    :return: the same, what lies beside, and pictures
     """
     for path in sorted(path for pattern in BESIDE for path in ROOT.glob(pattern)):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for report in sorted(ROOT.glob("benchmarks/results/**/report.md")):
+        for name, png in _pictures(report.parent, report.with_name("results.csv").stat().st_mtime).items():
+            drawn = File.generated(config, report.with_name(name).relative_to(ROOT).as_posix(), content=png)
+            # One of a report that was made here may be older than the table
+            if older := files.get_file_from_path(drawn.src_uri):
+                files.remove(older)
+            files.append(drawn)
     return files
+
+
+@cache
+def _pictures(folder: Path, changed: float) -> dict[str, bytes]:
+    """The pictures of a comparison, drawn once by ``mkdocs serve`` as long as its table is not changed."""
+    return dict(pictures(Results(folder).records()))
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:

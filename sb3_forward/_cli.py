@@ -3,10 +3,12 @@
 import argparse
 import difflib
 import importlib
-import os
 from collections.abc import Callable, Iterable
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
+
+from sb3_forward.files.atomic import replace
 
 
 class UserError(Exception):
@@ -77,13 +79,16 @@ def folder(text: str) -> Path:
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     """
-    Write a file beside its place and move it there, so that nobody reads half of it.
+    Write a text file such that nobody reads half of it.
 
     :param path: its place
     :param write: writes into the open file
     """
+
+    def write_text(file: BufferedWriter) -> None:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        write(text)
+        text.detach()
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        write(file)
-    os.replace(unfinished, path)
+    replace(path, write_text)

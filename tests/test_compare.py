@@ -42,7 +42,7 @@ from sb3_forward.compare.statistics import (
     table_of_runs,
 )
 from sb3_forward.compare.sweep import on_this_machine, perform
-from sb3_forward.compare.trial import set_up
+from sb3_forward.compare.trial import commit, set_up
 from tests.bare_python import ROOT
 
 TINY = ["--env", "CartPole-v1", "--timesteps", "300", "--jobs", "2"]
@@ -118,6 +118,12 @@ def test_variants(algo: str):
     for variant in set(VARIANTS) - {"bp"}:
         assert by_variant[variant].zoo_algo == f"forward_{algo}"
         assert by_variant[variant].hyperparams == {**ours, **VARIANTS[variant]}
+
+
+@pytest.mark.parametrize(("env", "normalized"), [("CartPole-v1", True), ("FrozenLake-v1", False), ("Blackjack-v1", False)])
+def test_observations_are_normalized_where_they_are_vectors(env: str, normalized: bool):
+    (run,) = plan("--env", env, "--seeds", "1", "--timesteps", "100", "--variants", "forward")
+    assert ("normalize" in run.hyperparams) == normalized
 
 
 @pytest.mark.parametrize(
@@ -265,14 +271,86 @@ def test_other_settings_are_refused(folder: Path, capsys: pytest.CaptureFixture[
     assert main([*SWEEP, "--timesteps", "400", "--set", "gamma:0.5", "--output", str(folder)]) == 2
     error = capsys.readouterr().err
     assert "timesteps" in error
-    assert "ppo-bp-1.json" in error
+    assert "CartPole-v1 ppo bp seed 1" in error
     assert main([*SWEEP, "--set", "gamma:0.5", "--output", str(folder)]) == 2
     error = capsys.readouterr().err
     assert "(gamma)" in error
-    assert "ppo-forward-1.json" in error
+    assert "CartPole-v1 ppo forward seed 1" in error
     # Nor are other seeds run with them, which would be reported together
     assert main([*SWEEP, "--seeds", "3-3", "--set", "gamma:0.5", "--output", str(folder)]) == 2
     assert "(gamma)" in capsys.readouterr().err
+
+
+def copy_tables(folder: Path, to: Path) -> Path:
+    """Copy the form of a comparison that is committed."""
+    to.mkdir()
+    for name in ("results.csv", "settings.jsonl", "commands.txt"):
+        shutil.copy(folder / name, to)
+    return to
+
+
+@pytest.mark.usefixtures("no_training")
+def test_tables_are_enough(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    copy = copy_tables(folder, tmp_path / "copy")
+    assert main([*SWEEP, "--output", str(folder)]) == 0
+    assert main(["--report-only", "--output", str(copy)]) == 0
+    names = {path.name for path in folder.iterdir()} - {"runs"}
+    assert {path.name for path in copy.iterdir()} == names
+    for name in names:
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+    capsys.readouterr()
+    assert main([*SWEEP, "--output", str(copy)]) == 0
+    assert "4 of them done before" in capsys.readouterr().out
+    assert main([*SWEEP, "--set", "gamma:0.5", "--output", str(copy)]) == 2
+    assert "(gamma)" in capsys.readouterr().err
+
+
+def test_tables_are_continued(folder: Path, tmp_path: Path):
+    copy = copy_tables(folder, tmp_path / "copy")
+    before = Results(copy).records()
+    assert main([*TINY, "--variants", "bp,forward", "--seeds", "2-3", "--output", str(copy)]) == 0
+    assert {path.name for path in copy.glob("runs/*/*")} == {"ppo-bp-3.json", "ppo-forward-3.json"}
+    shutil.rmtree(copy / "runs")
+    after = Results(copy).records()
+    assert [record for record in after if record["settings"]["seed"] < 3] == before
+    assert [record["settings"]["seed"] for record in after] == [1, 2, 3] * 2
+    assert [line["seeds"] for line in settings_lines(copy)] == [[1, 2, 3]] * 2
+
+
+def settings_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "settings.jsonl").read_text().splitlines()]
+
+
+def test_commit_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    package = tmp_path / "sb3_forward"
+    package.mkdir()
+    module = package / "__init__.py"
+    module.write_text("")
+    monkeypatch.setattr("sb3_forward.__file__", str(module))
+    assert commit() is None
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git("init")
+    # In the repository of somebody else, who does not track it
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--allow-empty", "--message", "theirs")
+    assert commit() is None
+    git("add", ".")
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--message", "ours")
+    ours = git("rev-parse", "HEAD")
+    assert commit() == ours
+    # Results beside it, committed or not, do not change the package
+    (tmp_path / "results.csv").write_text("")
+    git("add", ".")
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--message", "results")
+    (tmp_path / "results.csv").write_text("more")
+    assert commit() == ours
+    module.write_text("changed = True")
+    assert commit() == f"{ours}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
 
 
 @pytest.mark.usefixtures("no_training")
@@ -631,6 +709,98 @@ def test_unfinished_files_are_no_results(tmp_path: Path):
     assert len(results.records()) == 1
     (tmp_path / "runs" / "A-v0" / "ppo-bp-1.log").write_text("a log")
     assert len(results.records()) == 1
+
+
+def test_report_is_the_same_from_either_form(tmp_path: Path):
+    finals = {"bp": 110.0, "forward": 100.0, "mine": 50.0}
+    runs = [rows_of(variant, seed, final + seed / 3) for variant, final in finals.items() for seed in range(4)]
+    # Before the end of the first episode, and an environment that returns what is no number
+    runs += [rows_of("bp", 1, 1 / 3, env="space/B-v0", returns=[None, float("nan"), 1e-300])]
+    results = write_results(tmp_path / "runs-only", *runs)
+    results.add_command("python -m sb3_forward.compare")
+    records = results.records()
+    write_report(results)
+    results.write_tables()
+    tables = Results(copy_tables(results.folder, tmp_path / "tables"))
+    write_report(tables)
+    # As text, in which NaN is the same as NaN
+    assert json.dumps(tables.records(), sort_keys=True) == json.dumps(records, sort_keys=True)
+    for path in results.folder.glob("*.*"):
+        assert (tables.folder / path.name).read_bytes() == path.read_bytes(), path.name
+    # Both together count once
+    assert json.dumps(results.records(), sort_keys=True) == json.dumps(records, sort_keys=True)
+
+
+def test_settings_have_a_line_for_what_differs(tmp_path: Path):
+    results = Results(tmp_path)
+    for seed, hyperparams, made_with in [
+        (1, {"gamma": 0.5, "n_steps": 8}, "aaa"),
+        (2, {"n_steps": 8, "gamma": 0.5}, "aaa"),
+        (3, {"gamma": 0.5, "n_steps": 8}, "bbb"),
+    ]:
+        run = Run("A-v0", "ppo", "forward", seed, "any", hyperparams, 400, [])
+        results.save(run, {"versions": {"python": "3.10.1"}, "commit": made_with, "rows": rows_of("forward", seed, 50.0)})
+    results.write_tables()
+    assert [(line["seeds"], line["commit"]) for line in settings_lines(tmp_path)] == [([1, 2], "aaa"), ([3], "bbb")]
+    write_report(results)
+    report = (tmp_path / "report.md").read_text()
+    assert "seeds 1, 2, commit aaa\n" in report
+    assert "seeds 3, commit bbb\n" in report
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("results.csv", "A-v0,ppo,forward,1,", "A-v0,ppo,forward,2,", "A-v0 ppo forward 1; A-v0 ppo forward 2"),
+        ("settings.jsonl", "[1]", "[1, 7]", "forward 7"),
+        ("results.csv", "forward,1,400,50.0", "forward,1,400,49.0", "ppo-forward-1.json is another run"),
+        ("results.csv", "forward,1,", "<<<<<<<", "results.csv"),
+        ("settings.jsonl", '{"env"', '<<<<<<< {"env"', "settings.jsonl"),
+        ("settings.jsonl", '"commit"', '"comit"', "settings.jsonl: 'commit'"),
+    ],
+)
+def test_forms_that_contradict_each_other(
+    name: str, old: str, new: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    results = write_results(tmp_path, rows_of("bp", 1, 50.0), rows_of("forward", 1, 50.0))
+    results.write_tables()
+    if "another" not in message:
+        shutil.rmtree(tmp_path / "runs")
+    changed = (tmp_path / name).read_text().replace(old, new)
+    assert changed != (tmp_path / name).read_text()
+    (tmp_path / name).write_text(changed)
+    assert main(["--report-only", "--output", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == changed
+
+
+def test_results_are_not_thrown_away_for_want_of_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    results = write_results(tmp_path, rows_of("bp", 1, 50.0), rows_of("bp", 2, 50.0))
+    results.write_tables()
+    # As version 0.1 left it
+    (tmp_path / "settings.jsonl").unlink()
+    assert len(results.records()) == 2
+    (tmp_path / "runs" / "A-v0" / "ppo-bp-2.json").unlink()
+    before = (tmp_path / "results.csv").read_bytes()
+    assert main(["--report-only", "--output", str(tmp_path)]) == 2
+    assert "A-v0 ppo bp 2" in capsys.readouterr().err
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+COMMITTED = sorted((ROOT / "benchmarks").rglob("settings.jsonl"))
+
+
+@pytest.mark.skipif(not (ROOT / "benchmarks" / "results").is_dir(), reason="a source distribution has no results")
+def test_committed_results_are_found():
+    assert len(COMMITTED) >= 7
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
+def test_committed_results_are_as_the_tool_writes_them(path: Path, tmp_path: Path):
+    copy = copy_tables(path.parent, tmp_path / "copy")
+    Results(copy).write_tables()
+    for name in ("results.csv", "settings.jsonl"):
+        assert (copy / name).read_bytes() == (path.parent / name).read_bytes()
 
 
 def test_overrides_that_cannot_be_sent():

@@ -65,6 +65,10 @@ def links(page: Path) -> list[str]:
     return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in target]
 
 
+def pictures(page: Path) -> list[str]:
+    return re.findall(r"!\[[^]]*\]\(([^)]+)\)", prose(page))
+
+
 def parametrize(pages: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("page", pages, ids=map(name, pages))
 
@@ -91,6 +95,10 @@ def test_site(tmp_path: Path):
             if target.startswith("../"):
                 beside = re.sub(r"\.md(#.*)?$", ".html", target.removeprefix("../"))
                 assert (tmp_path / beside).is_file(), f"{target} of {name(page)} is not in the site"
+    for report in REPORTS:
+        for picture in pictures(report):
+            drawn = tmp_path / name(report.parent / picture)
+            assert drawn.read_bytes().startswith(b"\x89PNG"), f"{picture} of {name(report)} is no picture"
 
 
 # === Code ===
@@ -209,18 +217,26 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+@pytest.fixture(scope="module")
+def with_the_site() -> set[str]:
+    """Pictures of reports, which are drawn when the site is built; that they are, its test says."""
+    return {name(report.parent / picture) for report in REPORTS if report.name == "report.md" for picture in pictures(report)}
+
+
 @parametrize([*PAGES, *REPORTS])
-def test_links(page: Path, in_git: set[str]):
+def test_links(page: Path, in_git: set[str], with_the_site: set[str]):
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        assert name(file) in in_git, f"{target} is not in git"
+        # The README is read where nothing is drawn
+        known = in_git if page.name == "README.md" else in_git | with_the_site
+        assert name(file) in known, f"{target} is neither in git nor drawn with the site"
         assert not anchor or anchor in anchors(file), f"there is no heading for {target}"
 
 
 @parametrize([page for page in PAGES if re.search(r"!\[", page.read_text())])
 def test_pictures_have_their_command(page: Path):
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", prose(page)):
+    for picture in pictures(page):
         folder, file = Path(picture).parts[-2:]
         # Folders of results are called after the command that made them, and a word more
         command = f"benchmarks.{re.split(r'[_.]', file)[0]}" if folder == "results" else f"sb3_forward.{folder.split('-')[0]}"
@@ -242,7 +258,7 @@ def test_returns_behind_the_defaults_are_those_of_the_csv():
     finals: dict[tuple[str, str], list[float]] = {}
     with (ROOT / "benchmarks" / "results" / "tuning.csv").open() as file:
         for row in csv.DictReader(file):
-            if (row["algo"], row["code"]) == ("forward_ppo", "c9") and 101 <= int(row["seed"]) <= 105:
+            if (row["algo"], row["commit"]) == ("forward_ppo", "2d95556") and 101 <= int(row["seed"]) <= 105:
                 finals.setdefault((row["env"], row["variant"]), []).append(float(row["final"]))
     page = (ROOT / "docs" / "parameters.md").read_text()
     header = re.search(r"^\| changed \| row \|(.+)\|$", page, re.MULTILINE)

@@ -187,7 +187,7 @@ def report(results: Results) -> None:
 
     if not results.records():
         raise UserError(f"no results in {results.folder}")
-    results.write_csv()
+    results.write_tables()
     print("\n".join(write_report(results)))
 
 

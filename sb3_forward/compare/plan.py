@@ -149,13 +149,15 @@ def make_plan(question: Question) -> tuple[list[Run], list[str]]:
 
 
 def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
-    from sb3_forward.zoo.registration import default_config
+    from sb3_forward.zoo.registration import are_vectors, default_config
 
     forward_algo = f"forward_{question.algo}"
-    vectors = _has_vector_observations(env)
+    made = make_env(env)
+    made.close()
     stock = _entry(question.bp_conf or _stock_config(question.algo), env, remarks)
     ours = _entry(question.conf or default_config(forward_algo), env, remarks)
-    if question.conf is None and not vectors and "env_wrapper" not in ours and ours.pop("normalize", None):
+    shipped = question.conf is None and "env_wrapper" not in ours
+    if shipped and not are_vectors(made.observation_space) and ours.pop("normalize", None):
         # As the registration does in the Zoo's own commands
         remarks.append(f"The observations of {env} are no vectors: forward training without VecNormalize")
     # Both sides get the budget of the stock algorithm
@@ -192,16 +194,6 @@ def _stock_config(algo: str) -> Path:
     import rl_zoo3
 
     return Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
-
-
-def _has_vector_observations(env: str) -> bool:
-    from gymnasium import spaces
-
-    made = make_env(env)
-    space = made.observation_space
-    made.close()
-    parts = space.values() if isinstance(space, spaces.Dict) else [space]
-    return all(isinstance(part, spaces.Box) for part in parts)
 
 
 def _entry(config: Path, env: str, remarks: list[str]) -> dict[str, Any]:

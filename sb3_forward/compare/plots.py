@@ -1,6 +1,6 @@
-"""The plots of a report, as PNG files."""
+"""The plots of a report, as PNG."""
 
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from sb3_forward.compare.statistics import estimate, iqm, profile
 
 
-def plot_curves(rows: pd.DataFrame, variants: list[str], path: Path) -> None:
+def plot_curves(rows: pd.DataFrame, variants: list[str]) -> bytes:
     """
     Plot the learning curves of all variants: interquartile mean of the training return over seeds, with its interval.
 
     :param rows: rows of all runs of one algorithm in one environment
     :param variants: their variants, in order
-    :param path: where the plot goes
+    :return: the plot
     """
     figure, axes = _empty()
     for variant in variants:
@@ -28,22 +28,22 @@ def plot_curves(rows: pd.DataFrame, variants: list[str], path: Path) -> None:
         (line,) = axes.plot(steps, curve[:, 0], label=variant)
         axes.fill_between(steps, curve[:, 1], curve[:, 2], color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel="environment steps", ylabel="training return")
-    _save(figure, axes, path)
+    return _png(figure, axes)
 
 
-def plot_profiles(runs: pd.DataFrame, path: Path) -> None:
+def plot_profiles(runs: pd.DataFrame) -> bytes:
     """
     Plot the performance profiles of all variants: the share of runs above each score.
 
     :param runs: one normalised row per run, of one algorithm
-    :param path: where the plot goes
+    :return: the plot
     """
     figure, axes = _empty()
     thresholds = np.linspace(min(0.0, runs["final"].min()), max(1.0, runs["final"].max()), 201)
     for variant in runs["variant"].drop_duplicates():
         axes.plot(thresholds, profile(runs, variant, thresholds), label=variant)
     axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(-0.02, 1.02))
-    _save(figure, axes, path)
+    return _png(figure, axes)
 
 
 def _empty() -> tuple[Figure, Axes]:
@@ -52,7 +52,9 @@ def _empty() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _save(figure: Figure, axes: Axes, path: Path) -> None:
+def _png(figure: Figure, axes: Axes) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    png = BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    return png.getvalue()

@@ -1,15 +1,14 @@
 """The report of all results in a folder: ``report.md`` with its plots, and ``summary.csv``."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
 from sb3_forward._cli import write_whole
 from sb3_forward.compare.plots import plot_curves, plot_profiles
-from sb3_forward.compare.results import Results
+from sb3_forward.compare.results import Record, Results, shared_settings
 from sb3_forward.compare.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -52,7 +51,6 @@ def write_report(results: Results) -> list[str]:
     :return: its main lines
     """
     records = results.records()
-    rows = pd.DataFrame([row for record in records for row in record["rows"]])
     runs = table_of_runs([record["rows"] for record in records])
     summary = summarise(runs)
     write_whole(results.folder / "summary.csv", lambda file: summary.to_csv(file, index=False, lineterminator="\n"))
@@ -60,33 +58,56 @@ def write_report(results: Results) -> list[str]:
     lines: list[str] = []
     sections = ["# Comparison of forward training with backpropagation", _versions(records), HOW_TO_READ]
     for algo, of_algo in runs.groupby("algo"):
-        said, parts = _all_envs(results, algo, of_algo)
+        said, parts = _all_envs(algo, of_algo)
         lines += said
         sections += [f"## {algo}", *parts]
-        for env, of_env in of_algo.groupby("env"):
-            plot = f"curves-{algo}-{env.replace('/', '-')}.png"
-            plot_curves(
-                rows[(rows["algo"] == algo) & (rows["env"] == env)],
-                list(of_env["variant"].drop_duplicates()),
-                results.folder / plot,
-            )
+        for env in of_algo["env"].drop_duplicates():
             table = _env_table(summary[(summary["algo"] == algo) & (summary["env"] == env)])
-            sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({plot})"]
+            sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({_curves(algo, env)})"]
     if commands := results.commands():
         sections += ["## Commands", "\n".join(["```bash", *commands, "```"])]
     sections += ["## Settings", _settings(records)]
+    drawn = dict(pictures(records))
+    for stale in set(results.folder.glob("profiles-*.png")) - {results.folder / name for name in drawn}:
+        stale.unlink()
+    for name, png in drawn.items():
+        write_whole(results.folder / name, lambda file, png=png: file.buffer.write(png))  # type: ignore[misc]
     write_whole(results.folder / "report.md", lambda file: file.write("\n\n".join(sections) + "\n"))
     return [*lines, f"report: {results.folder / 'report.md'}"]
 
 
-def _all_envs(results: Results, algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
+def pictures(records: list[Record]) -> Iterator[tuple[str, bytes]]:
+    """
+    Draw the pictures that the report shows.
+
+    :param records: of all runs
+    :return: the name of each as the report has it, and its PNG
+    """
+    rows = pd.DataFrame([row for record in records for row in record["rows"]])
+    runs = table_of_runs([record["rows"] for record in records])
+    for algo, of_algo in runs.groupby("algo"):
+        normalised = normalise(of_algo)
+        if not normalised.empty:
+            yield _profiles(algo), plot_profiles(normalised)
+        for env, of_env in of_algo.groupby("env"):
+            of_both = rows[(rows["algo"] == algo) & (rows["env"] == env)]
+            yield _curves(algo, env), plot_curves(of_both, list(of_env["variant"].drop_duplicates()))
+
+
+def _profiles(algo: str) -> str:
+    return f"profiles-{algo}.png"
+
+
+def _curves(algo: str, env: str) -> str:
+    return f"curves-{algo}-{env.replace('/', '-')}.png"
+
+
+def _all_envs(algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The main lines, and the section over all environments, of one algorithm."""
     normalised = normalise(runs)
-    plot = f"profiles-{algo}.png"
     left_out = [env for env in runs["env"].drop_duplicates() if env not in set(normalised["env"])]
     remarks = [f"{algo}, {env}: no scores, as bp {_without_scale(runs[runs['env'] == env])}" for env in left_out]
     if normalised.empty:
-        (results.folder / plot).unlink(missing_ok=True)
         return remarks, remarks
     table = aggregate(normalised)
     lines = [
@@ -99,7 +120,6 @@ def _all_envs(results: Results, algo: str, runs: pd.DataFrame) -> tuple[list[str
             advantage = difference(normalised, "forward", other)
             if advantage:
                 lines.append(f"{algo}, forward - {other}: {_estimate(advantage, '+.3f')}")
-    plot_profiles(normalised, results.folder / plot)
     columns = ["envs", "runs", "score IQM", "improvement", "area", "area / bp", "std", "std / bp", "drop", "drop / bp", "gap"]
     body = (
         [variant, str(values["envs"]), str(values["runs"]), _estimate(values["score"])]
@@ -110,7 +130,7 @@ def _all_envs(results: Results, algo: str, runs: pd.DataFrame) -> tuple[list[str
     )
     differences = "\n".join(f"- {line}" for line in lines[len(table) :])
     parts = ["### All environments", HOW_TO_READ_SCORES, _table(["variant", *columns], body), differences, *remarks]
-    parts.append(f"![Share of runs above a score]({plot})")
+    parts.append(f"![Share of runs above a score]({_profiles(algo)})")
     return lines + remarks, [part for part in parts if part]
 
 
@@ -150,7 +170,7 @@ def _estimate(estimate: Estimate, form: str = ".3f") -> str:
     return value if np.isnan(estimate.low) else f"{value} [{_number(estimate.low, form)}, {_number(estimate.high, form)}]"
 
 
-def _versions(records: list[dict[str, Any]]) -> str:
+def _versions(records: list[Record]) -> str:
     versions: dict[str, set[str]] = {}
     for record in records:
         for name, version in record["versions"].items():
@@ -158,13 +178,16 @@ def _versions(records: list[dict[str, Any]]) -> str:
     return "Made with " + ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()) + "."
 
 
-def _settings(records: list[dict[str, Any]]) -> str:
-    """Seeds by what they share: all other settings of their runs."""
-    seeds: dict[str, list[int]] = {}
-    for record in records:
-        settings = dict(record["settings"])
-        seed = settings.pop("seed")
-        names = [settings.pop(key) for key in ("env", "algo", "variant")]
-        shared = f"- {', '.join(names)}: {settings.pop('timesteps')} steps, `{json.dumps(settings)}`"
-        seeds.setdefault(shared, []).append(seed)
-    return "\n".join(f"{shared}, seeds {', '.join(map(str, found))}" for shared, found in seeds.items())
+def _settings(records: list[Record]) -> str:
+    """The settings of each variant, its seeds, and the commit of the package where it is known."""
+    lines = []
+    for shared in shared_settings(records):
+        names = ", ".join(shared.pop(field) for field in ("env", "algo", "variant"))
+        seeds = ", ".join(map(str, shared.pop("seeds")))
+        commit = shared.pop("commit")
+        del shared["versions"]
+        timesteps = shared.pop("timesteps")
+        lines.append(
+            f"- {names}: {timesteps} steps, `{json.dumps(shared)}`, seeds {seeds}" + (f", commit {commit}" if commit else "")
+        )
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import threading
@@ -202,14 +203,32 @@ def versions() -> dict[str, str]:
     }
 
 
+def commit() -> str | None:
+    """
+    :return: the last commit that changed the package, with ``-dirty`` if it was changed since; None outside of a git checkout
+    """
+    folder = Path(sb3_forward.__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments, "--", "."], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+    try:
+        # Nothing where the package is not tracked, as in an environment that lies in the repository of somebody else
+        last = git("log", "-1", "--format=%H")
+        return last + ("-dirty" if git("status", "--porcelain") else "") if last else None
+    except OSError:  # there is no git
+        return None
+
+
 def main() -> None:
     # What the Zoo and environments print goes to stderr, even from C: stdout holds nothing but the answer
     answer_file = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run = Run(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
-    rows = train(run)
-    json.dump({"versions": versions(), "rows": rows}, answer_file)
+    # Before the training, during which the checkout may change
+    made_with = {"versions": versions(), "commit": commit()}
+    json.dump({**made_with, "rows": train(run)}, answer_file)
     answer_file.close()
 
 

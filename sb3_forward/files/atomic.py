@@ -32,7 +32,7 @@ def save_whole(path: str | Path, write: Callable[[BufferedWriter], object], suff
             with target.open("wb") as file:
                 write(file)
         else:
-            _replace(target, write)
+            replace(target, write)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -51,7 +51,13 @@ def _target(path: Path, suffix: str) -> Path:
     return Path(os.path.realpath(path))  # a link stays a link
 
 
-def _replace(target: Path, write: Callable[[BufferedWriter], object]) -> None:
+def replace(target: Path, write: Callable[[BufferedWriter], object]) -> None:
+    """
+    Write a file beside its place and rename it into it.
+
+    :param target: the place: a file, or nothing yet
+    :param write: writes the content into an open file
+    """
     if not target.parent.is_dir():
         warnings.warn(f"Path '{target.parent}' does not exist. Will create it.")
         target.parent.mkdir(parents=True, exist_ok=True)

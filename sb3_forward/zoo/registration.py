@@ -119,7 +119,18 @@ def _normalizable(experiment: Any) -> bool:
     import gymnasium as gym
 
     env = gym.make(experiment.env_name.gym_id, **experiment.env_kwargs)
-    space = env.observation_space
     env.close()
-    parts = space.values() if isinstance(space, gym.spaces.Dict) else [space]
-    return all(isinstance(part, gym.spaces.Box) for part in parts)
+    return are_vectors(env.observation_space)
+
+
+def are_vectors(space: Any) -> bool:
+    """
+    Tell whether ``VecNormalize`` can normalise observations.
+
+    :param space: of the observations
+    :return: whether they, or all parts of them, are arrays of numbers
+    """
+    from gymnasium import spaces
+
+    parts = space.values() if isinstance(space, spaces.Dict) else [space]
+    return all(isinstance(part, spaces.Box) for part in parts)
