@@ -84,6 +84,7 @@ class History:
 
     def __init__(self) -> None:
         self.waiting: list[PastRollout] = []  #: rollouts that wait for a hidden phase
+        self.waiting_rows = 0  #: rows of these
         #: the last rollouts with their transitions, without a gap
         self.recent: list[tuple[PastRollout, Transitions]] = []
         self.new_rows = 0  #: rows of these since the values were fitted
@@ -109,11 +110,6 @@ class History:
         vars(copied).update(th.load(buffer, map_location=device, weights_only=False))
         return copied
 
-    @property
-    def waiting_rows(self) -> int:
-        """How many rows wait."""
-        return sum(map(len, self.waiting))
-
     def add(
         self,
         observations: Observations,
@@ -134,7 +130,7 @@ class History:
         """
         number = len(latents[0])
         if self.waiting and self.waiting[0].guidance.keys() != guidance.keys():
-            self.waiting = []  # from before guidance was switched on or off
+            self.waiting, self.waiting_rows = [], 0  # from before guidance was switched on or off
         first = observations(th.zeros(1, dtype=th.long))
         enough = max(min(interval, fitting(first)), LEAST_ROWS)
         if transitions is None:
@@ -145,9 +141,10 @@ class History:
         if transitions is not None:
             self._extend_window(own, transitions)
         self.waiting.append(own)
+        self.waiting_rows += number
         if (rows := self.waiting_rows) < enough:
             return None
-        parts, self.waiting = self.waiting, []
+        parts, self.waiting, self.waiting_rows = self.waiting, [], 0
         together = join([part.observations for part in parts])
         signals = {role: th.cat([part.guidance[role] for part in parts]) for role in guidance}
         return PhaseRows(rows, lambda index: pick(together, index), signals, [part.latents for part in parts], parts)
@@ -251,7 +248,7 @@ class History:
 
     def forget_features(self) -> None:
         """Drop everything but the sampled observations: the policy has another network."""
-        self.waiting, self.recent, self.new_rows, self.left = [], [], 0, (None, 0)
+        self.waiting, self.waiting_rows, self.recent, self.new_rows, self.left = [], 0, [], 0, (None, 0)
         self.sample = self.fingerprint = None
 
     def held(self) -> Held:
