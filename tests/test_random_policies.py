@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
-from sb3_forward import ForwardPolicy, ForwardPPO
+from sb3_forward import ForwardPolicy, ForwardPPO, on_policy
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv
@@ -420,10 +420,13 @@ def test_what_acted_is_what_is_trained(configuration: Configuration) -> None:
         if heads.fits_values:
             with th.no_grad():
                 said = heads.policy.value_net(features).flatten()
-            fits.append((said, th.as_tensor(model.rollout_buffer.values.T.flatten())))
+            # A window has one step after the other, up to those of this rollout
+            values = model.rollout_buffer.values if model.history.recent else model.rollout_buffer.values.T
+            fits.append((said[-values.size :], th.as_tensor(values.flatten())))
         fit_values(heads, features, *args, **kwargs)
 
-    with quiet(), patch.object(HeadTraining, "step", watched_step), patch.object(Heads, "fit_values", watched_fit):
+    watched = patch.multiple(on_policy, FIT_ROWS=1), patch.object(HeadTraining, "step", watched_step)
+    with quiet(), watched[0], watched[1], patch.object(Heads, "fit_values", watched_fit):
         model = build(configuration, "frozen")
         for _ in range(2):
             learn(model, 1)

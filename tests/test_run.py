@@ -1,3 +1,4 @@
+import importlib
 import warnings
 from typing import Any
 
@@ -190,3 +191,17 @@ def test_learns_cartpole() -> None:
     assert isinstance(after, float)
     assert before < 60
     assert after > 120
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("distances", "local.distances", "pairwise_distances"),
+        ("features", "inspect.metrics", "distortion"),
+        ("recording", "inspect.recording", "record"),
+    ],
+)
+def test_modules_that_have_moved(old: str, new: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"has moved to sb3_forward.{new}"):
+        moved = importlib.reload(importlib.import_module(f"sb3_forward.{old}"))
+    assert getattr(moved, name) is getattr(importlib.import_module(f"sb3_forward.{new}"), name)
