@@ -407,7 +407,9 @@ def moved(configuration: Configuration, hidden_training: str) -> tuple[Any, set[
 @given(configurations())
 def test_what_acted_is_what_is_trained(configuration: Configuration) -> None:
     """Before a step of the heads, they say of the rollout what the policy said when it acted; so do the values."""
-    step, fit_values, steps, fits = HeadTraining.step, Heads.fit_values, [], []
+    step, fit_values = HeadTraining.step, Heads.fit_values
+    steps: list[Any] = []
+    fits: list[tuple[th.Tensor, th.Tensor]] = []
 
     def watched_step(training: HeadTraining, batch: CachedRollout, objective: Any, max_grad_norm: float) -> bool:
         def watched(rows: CachedRollout, outputs: Any) -> Any:
