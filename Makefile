@@ -4,6 +4,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
+PACKAGE := $(VENV)/.package-$(subst =,-,$(TORCH))
 INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
 # Small networks on small batches: more threads than one only slow each other down
 export OMP_NUM_THREADS ?= 1
@@ -14,17 +15,23 @@ PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
 .PHONY: help demo test quick lint format build docs upstream matrix clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-# Installs again only when what to install has changed
-$(INSTALLED): pyproject.toml sb3_forward_zoo.pth _sb3_forward_zoo.py
+# What a user installs. Installs again only when what to install has changed
+$(PACKAGE): pyproject.toml sb3_forward_zoo.pth _sb3_forward_zoo.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[tests,ray]"
+	$(BIN)/python -m pip install "$(TORCH)"
+	$(BIN)/python -m pip install --editable .
+	rm -f $(VENV)/.package-*
+	touch $@
+
+# What the tests, the benchmarks and the documentation need beside it
+$(INSTALLED): $(PACKAGE)
+	$(BIN)/python -m pip install --editable ".[tests,ray]"
 	rm -f $(VENV)/.installed-*
 	touch $@
 
-demo: $(INSTALLED)  ## train ForwardA2C on CartPole through the RL Zoo, then evaluate it
+demo: $(PACKAGE)  ## train ForwardA2C on CartPole through the RL Zoo, then evaluate it
 	$(BIN)/python -m rl_zoo3.train --algo forward_a2c --env CartPole-v1 --log-folder logs --seed 1 -P
 	$(BIN)/python -m rl_zoo3.enjoy --algo forward_a2c --env CartPole-v1 --folder logs --no-render --deterministic \
 		--n-timesteps 5000
