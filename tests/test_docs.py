@@ -27,7 +27,7 @@ from tests.bare_python import ROOT
 
 register()
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*(ROOT / f"{page}.md" for page in ("README", "CONTRIBUTING", "SECURITY")), *(ROOT / "docs").rglob("*.md")])
 REPORTS = sorted([ROOT / "CHANGELOG.md", *(ROOT / "benchmarks" / "results").rglob("*.md")])
 COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install |nox -s )\S")
 # Stands for an environment of the reader
@@ -85,7 +85,7 @@ def test_site(tmp_path: Path):
         # It asks no other server for anything
         assert not re.search(r"<(script|img|iframe)[^>]+src=\"?(https?:)?//", html)
         assert not re.search(r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(https?:)?//", html)
-    assert (tmp_path / "CHANGELOG.html").is_file()
+    assert all((tmp_path / f"{page}.html").is_file() for page in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))
     api = (tmp_path / "api.html").read_text()
     for algorithm in (ForwardPPO, ForwardA2C):
         section = api.split(f'id="{algorithm.__module__}.{algorithm.__name__}"')[1].split('<h2 id="sb3_forward.')[0]
@@ -162,7 +162,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             if file.startswith("benchmarks/"):
                 understands(file.removesuffix(".py").replace("/", "."), arguments, monkeypatch)
         case ["make", *targets]:
-            known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert set(targets) <= set(known)
         case ["pip", "install", *packages]:
             for package in packages:
