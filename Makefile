@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # A worker per core; each starts with tests that stand together, and takes some from the others when it has none left
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test quick lint format build docs upstream matrix clean
+.PHONY: help demo test quick coverage lint format build docs upstream matrix release clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -42,6 +42,9 @@ test: lint  ## everything a change must pass
 quick: $(INSTALLED)  ## the fast tests alone, without style and types: after every few lines
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
+coverage: $(INSTALLED)  ## the fast tests, and which lines of the package they do not reach
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --cov --cov-report term
+
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -64,5 +67,10 @@ upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with 
 matrix: $(INSTALLED)  ## the fast tests and the wheel with every Python, and with the lowest versions
 	$(BIN)/python -m nox
 
+release: $(INSTALLED)  ## sdist and wheel, once version, changelog, tag and tree are those of a release; uploads nothing
+	$(BIN)/python .ci/release.py
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 clean:  ## remove the environment and all build output
-	rm -rf $(VENV) .nox dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
