@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package-$(subst =,-,$(TORCH))
 INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
+# Python compiles the modules that it imports; compiling all of PyTorch and SciPy is most of the time of an installation
+INSTALL := $(BIN)/python -m pip install --no-compile
 # Small networks on small batches: more threads than one only slow each other down
 export OMP_NUM_THREADS ?= 1
 
@@ -20,14 +22,14 @@ help:  ## show this list
 # What a user installs. Installs again only when what to install has changed
 $(PACKAGE): pyproject.toml sb3_forward_zoo.pth _sb3_forward_zoo.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install "$(TORCH)"
-	$(BIN)/python -m pip install --editable .
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) --editable .
 	rm -f $(VENV)/.package-*
 	touch $@
 
 # What the tests, the benchmarks and the documentation need beside it
 $(INSTALLED): $(PACKAGE)
-	$(BIN)/python -m pip install --editable ".[tests,ray]"
+	$(INSTALL) --editable ".[tests,ray]"
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -61,7 +63,7 @@ docs: $(INSTALLED)  ## the documentation as a site, in site/
 	$(BIN)/python -m mkdocs build --strict
 
 upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with our classes in the place of theirs
-	$(BIN)/python -m pip install --quiet --editable ".[tests,envs]" "stable-baselines3[extra]"
+	$(INSTALL) --editable ".[tests,envs]" "stable-baselines3[extra]"
 	$(BIN)/python tests/upstream/run.py
 
 matrix: $(INSTALLED)  ## the fast tests and the wheel with every Python, and with the lowest versions
