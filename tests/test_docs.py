@@ -118,6 +118,16 @@ def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
         exec(compile(code, name(page), "exec"), namespace)
 
 
+def test_first_snippet_of_the_readme_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks(ROOT / "README.md", "python")[0], "README.md", "exec"), {})
+    found = re.search(r"mean return of ten episodes: (\d+) \+- ", capsys.readouterr().out)
+    assert found
+    assert int(found[1]) >= 400
+
+
 # === Commands ===
 
 
