@@ -1,4 +1,4 @@
-"""What mkdocstrings cannot do by itself: examples in docstrings of Sphinx's style as code, not as a quotation in a quotation."""
+"""What mkdocstrings cannot do by itself: examples in docstrings of Sphinx's style as code, not as a quotation."""
 
 import re
 from typing import Any
