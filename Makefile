@@ -3,6 +3,9 @@ VENV ?= .venv
 # The release that the results are measured with; `make TORCH=torch ...` takes the newest
 TORCH ?= torch==2.13.0
 
+# `make zoo-agents` trains these
+AGENTS ?= CartPole-v1 Pendulum-v1 Acrobot-v1
+
 BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package-$(subst =,-,$(TORCH))
 INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
@@ -14,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 # A worker per core; each starts with tests that stand together, and takes some from the others when it has none left
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test quick coverage lint format build docs upstream matrix release clean
+.PHONY: help demo test quick coverage lint format build docs zoo-agents pages upstream matrix release clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -62,11 +65,18 @@ build: $(INSTALLED)  ## sdist and wheel in dist/
 docs: $(INSTALLED)  ## the documentation as a site, in site/
 	$(BIN)/python -m mkdocs build --strict
 
+zoo-agents: $(PACKAGE)  ## train the agents AGENTS="..." with our hyperparameters, and write them as safetensors into agents/
+	$(INSTALL) --quiet --editable ".[safetensors]"
+	$(BIN)/python -m sb3_forward.zoo.agents --output agents --env $(AGENTS)
+
+pages: $(INSTALLED)  ## commands and snippets of README and guides, in environments that their own lines make, from the wheel
+	$(BIN)/python -m nox --session pages
+
 upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with our classes in the place of theirs
 	$(INSTALL) --editable ".[tests,envs]" "stable-baselines3[extra]"
 	$(BIN)/python tests/upstream/run.py
 
-matrix: $(INSTALLED)  ## the fast tests and the wheel with every Python, and with the lowest versions
+matrix: $(INSTALLED)  ## the fast tests and the wheel with every Python, the lowest versions, and the pages
 	$(BIN)/python -m nox
 
 release: $(INSTALLED)  ## sdist and wheel, once version, changelog, tag and tree are those of a release; uploads nothing

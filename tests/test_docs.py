@@ -22,6 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.zoo.agents import train_agent
 from sb3_forward.zoo.registration import register
 from tests.bare_python import ROOT
 
@@ -115,6 +116,8 @@ def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(OnPolicyAlgorithm, "learn", learn_less)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
+    if "load_agent(" in page.read_text():
+        train_agent("forward_ppo", "CartPole-v1", tmp_path / "agents")  # as the command of the page does
     for code in blocks(page, "python"):
         exec(compile(code, name(page), "exec"), namespace)
 
