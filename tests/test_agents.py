@@ -22,6 +22,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return agents.train_agent("forward_a2c", "CartPole-v1", tmp_path_factory.mktemp("agents"), timesteps=8192)
 
 
+def normalized(model: Any, raw: np.ndarray) -> np.ndarray:
+    """Observations as the environments of the model give them."""
+    env = model.get_vec_normalize_env()
+    env.reset()
+    return env.normalize_obs(raw)
+
+
 def test_files(folder: Path):
     assert folder.name == "forward_a2c-CartPole-v1"
     names = {path.name for path in folder.iterdir()}
@@ -39,16 +46,16 @@ def test_what_is_loaded_acts_as_what_was_trained(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(agents, "new_agent", remember)
     monkeypatch.setattr(sys, "argv", ["agents", "--env", "Pendulum-v1", "--output", str(tmp_path), "--timesteps", "1600"])
     agents.main()
-    loaded: Any = agents.load_agent(tmp_path / "forward_ppo-Pendulum-v1")
+    loaded = agents.load_agent(tmp_path / "forward_ppo-Pendulum-v1")
     model = trained[0][0]
-    assert loaded.__class__ is ForwardPPO
+    assert type(loaded) is ForwardPPO
     assert model.num_timesteps == 1600
     raw = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    ours, theirs = (some.get_vec_normalize_env().normalize_obs(raw) for some in (loaded, model))
+    ours, theirs = normalized(loaded, raw), normalized(model, raw)
     assert np.array_equal(ours, theirs)
     assert not np.array_equal(ours, raw)
     assert np.array_equal(loaded.predict(ours, deterministic=True)[0], model.predict(theirs, deterministic=True)[0])
-    assert not loaded.get_vec_normalize_env().training
+    assert np.array_equal(normalized(loaded, raw), ours)  # the statistics stay
 
 
 def test_what_the_card_says(folder: Path, monkeypatch: pytest.MonkeyPatch):

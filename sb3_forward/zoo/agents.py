@@ -15,6 +15,7 @@ import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -110,7 +111,13 @@ def train_agent(algo: str, env: str, output: Path, seed: int = 1, timesteps: int
     tags = [env, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3", "sb3-forward"]
     name = type(model).__name__
     data = ModelCardData(library_name="stable-baselines3", tags=tags, model_name=name, eval_results=[result])
-    told = {"name": name, "env": env, "steps": model.num_timesteps, "version": sb3_forward.__version__, "seed": seed}
+    told: dict[str, Any] = {
+        "name": name,
+        "env": env,
+        "steps": model.num_timesteps,
+        "version": sb3_forward.__version__,
+        "seed": seed,
+    }
     told.update(episodes=EPISODES, score=score, folder=folder.name)
     ModelCard.from_template(data, template_str=CARD, **told).save(folder / "README.md")
     print(f"{folder}: mean return {score}")
