@@ -1,12 +1,13 @@
 """
 What MkDocs cannot do by itself: pages that link to files beside ``docs/``, by paths that are right in the repository, too.
 
-Results and changelog become part of the site at their path from the root, and ``../`` goes from the links of the pages. The
-pictures of comparisons are drawn from their tables.
+Results, changelog and the pages at the root become part of the site at their path from the root; ``../`` goes from the links
+of the pages in ``docs/``, and ``docs/`` from those at the root. The pictures of comparisons are drawn from their tables.
 """
 
 import re
 from functools import cache
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,26 @@ from sb3_forward.compare.results import Results
 ROOT = Path(__file__).parent.parent
 BESIDE = (
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "hyperparams/*.yml",
     "benchmarks/*.yml",
     *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "jsonl", "txt")),
 )
 # Of Sphinx, as the docstrings of Stable-Baselines3 have it, after its names have become code
 ROLE = re.compile(r":(?:class|func|meth|mod):<code>~?([\w.]+)</code>")
+
+
+def on_config(config: Any) -> Any:
+    """
+    :param config: of the site
+    :return: the same, with the address of the repository where pyproject.toml has one
+    """
+    for entry in metadata("sb3-forward").get_all("Project-URL") or []:
+        label, address = entry.split(", ", 1)
+        if label == "Repository":
+            config.repo_url, config.repo_name = address, address.split("/", 3)[3]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -56,7 +71,7 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     :param kwargs: not used
     :return: the same, with links as the site has them
     """
-    return markdown.replace("](../", "](")
+    return markdown.replace("](../", "](").replace("](docs/", "](")
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:

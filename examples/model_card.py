@@ -37,11 +37,10 @@ def main(timesteps: int = 50_000, folder: str = "runs/model_card") -> ModelCard:
     """
     files = Path(folder)
     files.mkdir(parents=True, exist_ok=True)
-    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0))
-    model = ForwardPPO("MlpPolicy", env, n_steps=128, batch_size=128, learning_rate=2e-3, seed=0, device="cpu").learn(
-        timesteps
-    )
-    env.training, env.norm_reward = False, False
+    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0), norm_reward=False)
+    settings = {"n_steps": 256, "batch_size": 2048, "n_epochs": 20, "gamma": 0.995, "gae_lambda": 0.99, "learning_rate": 1e-3}
+    model = ForwardPPO("MlpPolicy", env, seed=0, device="cpu", **settings).learn(timesteps)  # type: ignore[arg-type]
+    env.training = False
     mean, deviation = evaluate_policy(model, env, n_eval_episodes=10, warn=False)
     model.save(files / "model.zip")
     env.save(str(files / "vec_normalize.pkl"))

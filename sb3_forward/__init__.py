@@ -6,7 +6,7 @@ on first use (PEP 562), so that ``import sb3_forward``, and with it the help of 
 Importing ``typing`` for its ``TYPE_CHECKING`` would take some 10 ms; this page takes 0.2.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "ForwardA2C",

@@ -27,6 +27,21 @@ def test_quickstart() -> None:
     assert load("quickstart")(2_048) > 5
 
 
+def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells as they stand, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(cell, names)
+    found = re.search(r"mean return of ten episodes: (\d+)", capsys.readouterr().out)
+    assert found
+    assert int(found[1]) > 400
+
+
 def test_swap_in(tmp_path: Path) -> None:
     best = load("swap_in")(2_048, str(tmp_path))
     assert best.is_file()
