@@ -303,6 +303,30 @@ def test_limits_are_those_of_the_report():
         assert float(found[1]) < 0 < float(found[2]), f"{difference} is a result now"
 
 
+VARIANTS = {"backpropagation": "bp", "forward": "forward", "frozen": "frozen", "unguided": "unguided"}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "learning.md"], ids=name)
+def test_returns_on_held_out_seeds_are_those_of_the_reports(page: Path):
+    """Every table with a column of environments and of steps; seconds are in columns of their own."""
+    reports = [path.read_text() for path in (ROOT / "benchmarks" / "results" / "held-out").glob("*/report.md")]
+    tables = re.findall(r"^\| environment \| steps \| (.+) \|\n\|[-|]+\|\n((?:\|.+\|\n)+)", page.read_text(), re.MULTILINE)
+    assert tables
+    for header, rows in tables:
+        for row in rows.splitlines():
+            env, _, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+            (section,) = [report.split(f"### {env}\n")[1].split("\n#")[0] for report in reports if f"### {env}\n" in report]
+            for column, cell in zip(header.split(" | "), cells, strict=True):
+                if column.startswith("s "):
+                    (seconds,) = re.findall(rf"^\| {VARIANTS[column[2:]]} \|.*\| (\S+) \|$", section, re.MULTILINE)
+                    assert cell in ("-", f"{float(seconds):.0f}"), (env, column)
+                else:
+                    assert re.search(rf"^\| {VARIANTS[column]} \| \d+ \| {re.escape(cell)} \|", section, re.MULTILINE), (
+                        env,
+                        column,
+                    )
+
+
 # === Parameters ===
 
 
