@@ -1,9 +1,9 @@
 """
-Deep reinforcement learning without backpropagation, for Stable-Baselines3.
+Train agents without backpropagation: forward-trained A2C and PPO for Stable-Baselines3.
 
-Editors and type checkers read ``__init__.pyi`` in the place of this file: a plain page of imports. Here each name is imported
-on first use (PEP 562), so that ``import sb3_forward``, and with it the help of the commands, does not wait for PyTorch.
-Importing ``typing`` for its ``TYPE_CHECKING`` would take some 10 ms; this page takes 0.2.
+Editors and type checkers read ``__init__.pyi`` in place of this file: a plain page of imports. Here each name is imported on
+first use (PEP 562), so that ``import sb3_forward``, and with it the help of the commands, does not wait for PyTorch. Importing
+``typing`` for its ``TYPE_CHECKING`` would take some 10 ms; this page takes 0.2.
 """
 
 __version__ = "0.2.0.dev0"

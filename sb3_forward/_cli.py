@@ -1,4 +1,4 @@
-"""What the commands have in common: mistakes of their users, environments by name, and files that are never half there."""
+"""Share code between the commands: errors of their users, environments by name, and files that are never half written."""
 
 import argparse
 import difflib
@@ -12,22 +12,24 @@ from sb3_forward.files.atomic import replace
 
 
 class UserError(Exception):
-    """A mistake in what the user asked for; its text is all that is printed."""
+    """A mistake of the user, of which only the text is printed."""
 
 
 def first_line(error: Exception) -> str:
     """
+    Return the first line of an error.
+
     :param error: an exception of another package
-    :return: what it says, in one line
+    :return: its message in one line, or its class if it has no message
     """
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def import_packages(names: Iterable[str]) -> None:
     """
-    Import what registers environments.
+    Import the modules that register environments.
 
-    :param names: modules, beside those that the RL Zoo knows
+    :param names: modules, in addition to those that the RL Zoo imports
     :raises UserError: if one cannot be imported
     """
     import rl_zoo3.import_envs  # noqa: F401
@@ -41,7 +43,7 @@ def import_packages(names: Iterable[str]) -> None:
 
 def make_env(env: str, **kwargs: Any) -> Any:
     """
-    Make an environment, so that what keeps it from being made is said before any work starts.
+    Make an environment, so that problems with it are reported before any work starts.
 
     :param env: its ID
     :param kwargs: arguments of its constructor
@@ -64,9 +66,9 @@ def make_env(env: str, **kwargs: Any) -> Any:
 
 def folder(text: str) -> Path:
     """
-    The ``type`` of an argument of a command line.
+    Check an argument of a command line that names a folder; it is used as ``type`` of the argument.
 
-    :param text: path of a folder that is there or can be made
+    :param text: path of a folder that exists or can be made
     :return: the path
     :raises argparse.ArgumentTypeError: if a file is in the way
     """
@@ -79,7 +81,7 @@ def folder(text: str) -> Path:
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     """
-    Write a text file such that nobody reads half of it.
+    Write a text file so that nobody can read half of it.
 
     :param path: its place
     :param write: writes into the open file

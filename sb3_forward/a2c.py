@@ -1,4 +1,4 @@
-"""Advantage Actor Critic (A2C) whose hidden layers learn forward."""
+"""Train A2C (Advantage Actor Critic) with hidden layers that learn forward."""
 
 from typing import Any, Literal, TypeVar
 
@@ -17,37 +17,40 @@ SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")
 
 class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
     """
-    A2C without backpropagation through the network: hidden blocks match pairwise distances, the linear heads take one
-    policy-gradient step per rollout.
+    A2C without backpropagation through the network.
+
+    Hidden blocks learn to match pairwise distances, and the linear heads take one policy-gradient step per rollout.
 
     >>> from sb3_forward import ForwardA2C
     >>> model = ForwardA2C("MlpPolicy", "CartPole-v1").learn(50)
     >>> int(model.num_timesteps)
     50
 
-    All parameters up to ``_init_setup_model`` are those of SB3's ``A2C``, where they are explained. Ours come after them, by
+    All parameters up to ``_init_setup_model`` are those of SB3's ``A2C``, where they are explained. Our own follow them, by
     keyword:
 
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line from x
         to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
-        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay; the
-        spread of Gaussian actions, ``log_std``, has ``learning_rate`` itself
-    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have so many
-        together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
+        constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay;
+        ``log_std`` of Gaussian actions has ``learning_rate`` itself
+    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have this many
+        together, and with 1 a phase follows every rollout. The interval is shorter where this many observations would take
+        more than 8 MiB
     :param local_epochs: passes of each block over the rows of a hidden phase, >= 1
-    :param local_batch_size: rows of a step of a block, >= 3
-    :param local_memory: MiB that a hidden phase holds of what its blocks read, >= 0; what is larger, as of images, is computed
-        anew from below where it is read
+    :param local_batch_size: rows of each step of a block, >= 3
+    :param local_memory: MiB of block inputs that a hidden phase keeps in memory, >= 0; larger inputs, such as those from
+        images, are computed again from the layers below when they are read
     :param local_loss: the unguided part of the local loss, ``"strain"`` (classical scaling, one minus CKA) or ``"stress"``
         (metric MDS)
     :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances in the unguided part
     :param guidance_coef: share of the guided part of the local loss, in [0, 1]; 0 is pure distance matching, unguided
-    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
-        SB3's own ``train()`` on the very same network
+    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is SB3's
+        own ``train()`` on the very same network
     :param whiten_heads: let the action head's optimizer work in whitened coordinates of the features
-    :raises TypeError: if one of ours is of another type
-    :raises ValueError: if one of ours is out of its range, or a parameter of the policy is in no block and no head
+    :raises TypeError: if one of our own parameters is of another type
+    :raises ValueError: if one of our own parameters is out of its range, or a parameter of the policy is in no block and no
+        head
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         self._n_updates += 1
 
     def _objective(self, rollout: CachedRollout, outputs: HeadOutputs) -> Slopes:
-        """A2C's loss by its slopes, with SB3's entropy bonus; logged."""
+        """Compute the slopes of A2C's loss, with SB3's entropy bonus, and log the loss."""
         rows = len(rollout.returns)
         values = rollout.old_values if outputs.values is None else outputs.values
         error = values - rollout.returns

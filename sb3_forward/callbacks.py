@@ -1,4 +1,4 @@
-"""Callbacks for Stable-Baselines3 that show what the layers learn."""
+"""Log what the layers learn, with callbacks for Stable-Baselines3."""
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -8,14 +8,14 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_forward.inspect.recording import network_of, record
 
-# What distances are measured by in a model that has no say in it: the default of the forward algorithms, so that their
-# figures compare with those of a stock one
+# The disparity for models that have none of their own. It is the default of the forward algorithms, so that their figures can
+# be compared with those of a stock model
 DISPARITY = "gaussian"
 
 
 class LocalLearningCallback(BaseCallback):
     """
-    Logs what every block makes of the last rollout, with the weights that it was collected with:
+    A callback that logs figures of every block on the last rollout, with the weights that collected it:
 
     - ``blocks/stress``, ``blocks/strain``: how far the distances between the block's outputs are from those between its
       inputs (without guidance, with the ``disparity`` of the model)
@@ -23,15 +23,15 @@ class LocalLearningCallback(BaseCallback):
     - ``blocks/dead``, ``blocks/saturated``: share of its units that do not vary, and that are at the ends of their range
       (of bounded activations only)
 
-    each followed by the name of the block. The figures go to TensorBoard, CSV and JSON; they are too many for the table on the
-    screen. Training is the same with it and without it, to the last bit.
+    Each key ends with the name of the block. The figures go to TensorBoard, CSV and JSON; they are too many for the table on
+    the screen. The callback does not change training, to the last bit.
 
     It works with every on-policy algorithm whose policy can be split into blocks and heads, stock ones too.
 
-    :param every: log every so many rollouts, >= 1; by default those rollouts after which SB3 writes its log
-        (``log_interval`` of ``learn``)
-    :param rows: observations that are looked at, >= 2: a random sample of the last rollout, and of those before it if it is
-        smaller. The cost grows with the square of it, and does not depend on the size of the rollout
+    :param every: log every so many rollouts, >= 1; by default those rollouts after which SB3 writes its log (``log_interval``
+        of ``learn``)
+    :param rows: observations to measure on, >= 2: a random sample of the last rollout, and of earlier ones if it is smaller.
+        The cost grows with the square of this number, and does not depend on the size of the rollout
     :raises ValueError: if ``every`` or ``rows`` is too small; from ``learn``, if the model has no rollouts or no blocks
     """
 
@@ -54,7 +54,7 @@ class LocalLearningCallback(BaseCallback):
                 "LocalLearningCallback reads the rollouts of on-policy algorithms (A2C, PPO and their forward versions): "
                 f"{type(self.model).__name__} has none."
             )
-        network_of(self.model.policy)  # what cannot be split is said now, not after the first rollout
+        network_of(self.model.policy)  # a policy that cannot be split is refused now, not after the first rollout
 
     def _on_training_start(self) -> None:
         # The first rollout of every `learn` is number 1 for SB3's log_interval, too
@@ -71,7 +71,11 @@ class LocalLearningCallback(BaseCallback):
             self._log()
 
     def _keep_sample(self) -> None:
-        """Before the update: that of SB3's classes flattens the buffer in place and draws from the global generator."""
+        """
+        Keep a sample of the rollout before the update.
+
+        The update of SB3's classes flattens the buffer in place and draws from the global generator.
+        """
         assert isinstance(self.model, OnPolicyAlgorithm)
         buffer = self.model.rollout_buffer
         total = buffer.buffer_size * buffer.n_envs

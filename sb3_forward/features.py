@@ -1,4 +1,4 @@
-"""Moved to :mod:`sb3_forward.inspect.metrics`; this name goes with version 0.3."""
+"""Keep the old name of :mod:`sb3_forward.inspect.metrics`, which has moved, until version 0.3."""
 
 import warnings
 

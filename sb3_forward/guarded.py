@@ -1,4 +1,4 @@
-"""SB3's on-policy algorithm, guarded: no torn file is left behind, and no rollout is learnt from that is not finite."""
+"""Guard SB3's on-policy algorithms: leave no torn file behind, and learn from no rollout that is not finite."""
 
 import io
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ OLD_KEYS = ("anchors", "pending", "values", "hidden")
 
 
 class GuardedAlgorithm(OnPolicyAlgorithm):
-    """Put in front of an on-policy algorithm of SB3, it guards its files and its rollouts."""
+    """A base class that guards files and rollouts; it stands in front of an on-policy algorithm of SB3."""
 
     def save(
         self,
@@ -30,7 +30,7 @@ class GuardedAlgorithm(OnPolicyAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """
-        SB3's ``save``; when it is killed or the disk runs full, the file of before is left, not half of a new one.
+        Save as SB3 does, but keep the previous file if the process is killed or the disk runs full.
 
         :param path: the zip file, or an open file
         :param exclude: names of attributes to leave out
@@ -47,20 +47,21 @@ class GuardedAlgorithm(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        SB3's ``collect_rollouts``, which refuses what is not finite before anything learns from it.
+        Collect a rollout as SB3 does, and refuse it before anything learns from it if it is not finite.
 
         :param env: the training environments
         :param callback: called at each step
         :param rollout_buffer: the buffer to fill
         :param n_rollout_steps: steps per environment
         :return: False if the callback has stopped the run
-        :raises ValueError: naming what is not finite, and where; the next ``learn`` resets the environments
+        :raises ValueError: with the name and place of the first number that is not finite; the next ``learn`` resets the
+            environments
         """
         assert self._last_obs is not None
         cause = None
         try:
             goes_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        except (ValueError, RuntimeError) as error:  # torch makes no distribution of NaN, or draws nothing from it
+        except (ValueError, RuntimeError) as error:  # PyTorch refuses to make a distribution of NaN, or to draw from it
             cause = error
             reason = why_no_action(self._last_obs, rollout_buffer.pos, self.policy, self._vec_normalize_env)
             if reason is None:
@@ -76,11 +77,11 @@ class GuardedAlgorithm(OnPolicyAlgorithm):
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """
-        SB3's ``set_parameters``; all that is taken over goes to the device of the model, also where there is a better one.
+        Set parameters as SB3 does, but move them to the device of the model, even if there is a better one.
 
         :param load_path_or_dict: a zip file, or what ``get_parameters`` returned
         :param exact_match: whether every parameter must be there
-        :param device: of no effect
+        :param device: ignored
         """
         super().set_parameters(moved(load_path_or_dict, self.device), exact_match, self.device)
         for group in self.policy.optimizer.param_groups:

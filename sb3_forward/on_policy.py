@@ -1,8 +1,8 @@
 """
-The part that the forward-trained on-policy algorithms share: their parameters, and the phases of an update.
+Share the parameters and the phases of an update between the forward-trained on-policy algorithms.
 
-``train()`` is the method's pseudo-code. Once enough rows are there, the hidden layers learn, each from its own loss, and the
-heads are refitted to their outputs of before. Then the heads learn from the policy-gradient loss, on constant features.
+``train()`` is the method's pseudo-code. Once enough rows have come, the hidden layers learn, each from its own loss, and the
+heads are refitted to their previous outputs. Then the heads learn from the policy-gradient loss, on constant features.
 """
 
 import warnings
@@ -36,13 +36,14 @@ from sb3_forward.rollouts.reader import RolloutReader
 
 class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     """
-    Base of the forward-trained algorithms: put in front of A2C or PPO, it replaces their ``train()``.
+    The base class of the forward-trained algorithms; in front of A2C or PPO, it replaces their ``train()``.
 
     Its own parameters are explained at :class:`~sb3_forward.ppo.ForwardPPO`, and have their defaults at the algorithms. All
     others are those of the SB3 algorithm.
 
     :raises TypeError: if one of its own parameters is of another type
-    :raises ValueError: if one of them is out of its range, or a parameter of the policy is in no block and no head
+    :raises ValueError: if one of its own parameters is out of its range, or a parameter of the policy is in no block and no
+        head
     """
 
     policy_aliases: dict[str, type[BasePolicy]] = {  # type: ignore[misc]  # noqa: RUF012
@@ -78,12 +79,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.guidance_coef = guidance_coef
         self.hidden_training = hidden_training
         self.whiten_heads = whiten_heads
-        self.history = History()  #: the past, as far as it is kept; saved with the model
-        self._n_local_phases = 0  # in which a hidden layer has moved; saved as SB3's `_n_updates`
+        self.history = History()  #: the part of the past that is kept; saved with the model
+        self._n_local_phases = 0  # phases in which a hidden layer has moved; saved as `_n_updates` is
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
-        # `load` writes the parameters after the constructor: here they pass in both ways
+        # `load` writes the parameters after the constructor has run, and then calls this method, too
         check_own_parameters(self)
         self.local_lr_schedule = as_schedule(self.local_learning_rate)
         # After the last rollout: the observations, (E,) whether an episode starts there, and their values as SB3 computed them
@@ -98,7 +99,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         super()._maybe_recommend_cpu(mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
-        # All are derived from the policy: the state of the optimizers is in `policy.optimizer`
+        # The first three are derived from the policy, and the state of the optimizers is in `policy.optimizer`
         return [*super()._excluded_save_params(), "network", "heads", "reader", "_end"]
 
     def _find_blocks(self) -> None:
@@ -133,7 +134,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        Collect a rollout as SB3 does, and record the features that the heads read.
+        Collect a rollout as SB3 does, with the features that the heads read.
 
         :param env: the training environments
         :param callback: called at each step
@@ -145,7 +146,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if self._last_obs is not self._end[0]:
             self.history.close_window()  # the environments were reset, or a callback stopped a rollout half-way
-        compiled = hasattr(self.policy, "_orig_mod")  # a hook that comes and goes would have it compiled anew
+        compiled = hasattr(self.policy, "_orig_mod")  # a hook that comes and goes would make PyTorch compile it again
         with self.reader.recorder.recording(hooks=not compiled):
             goes_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         values = callback.locals.get("values") if goes_on else None
@@ -160,8 +161,10 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     def train(self) -> None:
         """
-        Update the policy with the current rollout: once enough rows have come since the last time, the hidden blocks on their
-        local losses; then the heads on the policy gradient, over features that are constant.
+        Update the policy with the current rollout.
+
+        Once enough rows have come since the last hidden phase, the hidden blocks learn from their local losses. Then the heads
+        learn from the policy gradient, over constant features.
 
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
@@ -203,13 +206,13 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         for owner in owners:
             owner.optimizer.state = self.policy.optimizer.state
         for head in (self.heads.policy.action_net, self.heads.policy.value_net):
-            head.train()  # as under SB3; the layers below are when they learn
+            head.train()  # as under SB3; the layers below are in this mode only while they learn
         kept, now = self.history.fingerprint, self.network.fingerprint()
         if kept is not None and kept.device != now.device:
             self.history = self.history.to(now.device)
         unchanged = self.network.fingerprint.shows(kept, now)
         if not unchanged:
-            # At the start; or something else has written to them, or other parameters were loaded
+            # The network is new, or something else has written to its weights, or other parameters were loaded
             self.history.refresh(self._features, now, [], None)
         return unchanged
 
@@ -217,19 +220,19 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return self.network.features(self.network.chunks(observations))
 
     def _guidance(self, rollout: CachedRollout, observations: Any) -> dict[str, th.Tensor]:
-        """Outputs that the heads should have, by role; none if the hidden layers are not guided."""
+        """Compute the outputs that the heads should have, by role; none if the hidden layers are not guided."""
         if self.hidden_training != "local" or self.guidance_coef == 0:
             return {}
         policy, through = self.heads.policy, observations if self.heads.through_policy else None
         return guidance(policy, rollout, through, self.network.pass_rows)
 
     def _transitions(self) -> Transitions | None:
-        """The rollout as its returns are made of it, if it is short; None if it is not."""
+        """Read the transitions of the rollout, if it is short; return None if it is not."""
         return self.reader.transitions(self.rollout_buffer, *self._end, self.gamma)
 
     @th.no_grad()
     def _hidden_phase(self, rows: PhaseRows) -> Latents:
-        """Train the hidden layers, and refit the heads to their outputs of before. Returns the top features of all rows."""
+        """Train the hidden layers, refit the heads to their previous outputs, and return the new top features of all rows."""
         if self.hidden_training != "local" or not self.network.blocks:
             return join(rows.latents)
         before = [*rows.latents, *([] if self.history.sample is None else [self.history.sample.latents])]
@@ -257,7 +260,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
     @th.no_grad()
     def _fit_values(self, rollout: CachedRollout) -> None:
-        """Fit the value head to the returns: of the rollout, or of the last ones together if they are short."""
+        """Fit the value head to the returns of the rollout, or of the last ones together if they are short."""
         if self.vf_coef * self._head_learning_rate() <= 0 or not self.heads.fits_values:
             return
         if not self.history.recent:
@@ -268,7 +271,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             ends = self.reader.end_features(self.history.ends)
             features, returns = self.history.window(ends, self.rollout_buffer.gamma, self.rollout_buffer.gae_lambda)
             try:
-                # Each of the rollouts that have waited has a regression (our choice)
+                # There is one regression for each rollout since the last fit (our choice)
                 iterations = max(self.history.new_rows // len(rollout.returns), 1)
                 self.heads.fit_values(features, returns, self.history.held(), iterations)
             except ValueError:
@@ -277,7 +280,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             self.history.new_rows = 0
 
     def _value_targets(self, rollout: CachedRollout) -> th.Tensor:
-        """Returns that the values are fitted to, (N,)."""
+        """Return the targets that the values are fitted to, (N,)."""
         return rollout.returns
 
     @abstractmethod
@@ -289,7 +292,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
 
     def _warn_if_nothing_moved(self) -> None:
-        """At the end of ``learn``: hidden layers that are to learn, and have not begun to, should not pass unnoticed."""
+        """Warn at the end of ``learn`` if hidden layers should learn but have not moved yet."""
         if self.hidden_training != "local" or self._n_local_phases > 0 or self._n_updates == 0:
             return
         if any(block.optimizer is not None for block in self.network.blocks):

@@ -1,4 +1,4 @@
-"""Checks of parameters. A wrong value is refused by the name of its parameter, with what it was and what to give instead."""
+"""Check parameters, and refuse a wrong one with its name, its value and the values that it may have."""
 
 import math
 import reprlib
@@ -14,22 +14,24 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES
 
 HIDDEN_TRAINING = ("local", "frozen", "backprop")
-#: The lower bound of what must be above zero
+#: The lower bound of numbers that must be above zero
 ABOVE_ZERO = math.ulp(0.0)
-#: The upper bound of what must be finite: single precision ends at 3.4e38, and steps as long as this are to stay within it
+#: The upper bound of numbers that must be finite: single precision ends at 3.4e38, and a step of this size must stay within it
 FINITE = 1e30
 
 
 def check_number(name: str, value: Any, wanted: str, low: float, high: float = FINITE, advice: str = "") -> float:
     """
-    Check a number; those of NumPy and PyTorch are numbers, too, also as arrays and tensors of no dimension.
+    Check a number.
+
+    Numbers of NumPy and PyTorch count, and so do their arrays and tensors of no dimension.
 
     :param name: name of the parameter
-    :param value: what was given
+    :param value: the value that was given
     :param wanted: what it must be, in words
     :param low: the least value
     :param high: the greatest value
-    :param advice: what else to do
+    :param advice: further advice for the message
     :return: the number as Python's
     :raises TypeError: if it is no number
     :raises ValueError: if it is out of its range
@@ -48,13 +50,13 @@ def check_number(name: str, value: Any, wanted: str, low: float, high: float = F
 
 def check_whole_number(name: str, value: Any, wanted: str, low: int, advice: str = "") -> int:
     """
-    Check a whole number, as :func:`check_number` does. A float is none, even if it has no fraction.
+    Check a whole number, as :func:`check_number` does. A float is refused, even if it has no fraction.
 
     :param name: name of the parameter
-    :param value: what was given
+    :param value: the value that was given
     :param wanted: what it must be, in words
     :param low: the least value
-    :param advice: what else to do
+    :param advice: further advice for the message
     :return: the number as Python's
     :raises TypeError: if it is no number
     :raises ValueError: if it is not whole, or too small
@@ -72,7 +74,7 @@ def check_bool(name: str, value: Any) -> bool:
     Check that a value is True or False, and nothing that Python would merely take for one of them.
 
     :param name: name of the parameter
-    :param value: what was given
+    :param value: the value that was given
     :return: the value as Python's
     :raises TypeError: if it is neither
     """
@@ -87,7 +89,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     Check that a value is one of a few words.
 
     :param name: name of the parameter
-    :param value: what was given
+    :param value: the value that was given
     :param choices: the words
     :return: the word
     :raises TypeError: if it is no text
@@ -103,10 +105,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 def is_number(value: Any) -> bool:
     """
-    Tell whether a value is a real number. Python counts True and False among them, but whoever gives one of these has mixed up
-    two parameters.
+    Check whether a value is a real number.
 
-    :param value: any value, :func:`plain`
+    Python counts True and False as numbers, but a user who gives one of them has mixed up two parameters.
+
+    :param value: any value, after :func:`plain`
     :return: whether it is a number
     """
     return isinstance(value, Real) and not isinstance(value, bool | np.generic)
@@ -128,12 +131,12 @@ def plain(value: Any) -> Any:
 
 def refusal(name: str, value: Any, wanted: str, advice: str = "") -> str:
     """
-    Say why a value is refused.
+    Write the message that refuses a value.
 
     :param name: name of the parameter
-    :param value: what was given
+    :param value: the value that was given
     :param wanted: what it must be
-    :param advice: what else to do
+    :param advice: further advice for the message
     :return: the message
     """
     given = f"got {reprlib.repr(value)} ({type(value).__name__})"
@@ -142,9 +145,9 @@ def refusal(name: str, value: Any, wanted: str, advice: str = "") -> str:
 
 def check_own_parameters(model: Any) -> None:
     """
-    Check the parameters that a forward-trained algorithm has beside SB3's, and turn them into Python's numbers.
+    Check the parameters that a forward-trained algorithm has in addition to SB3's, and turn them into Python's numbers.
 
-    :param model: has them as attributes
+    :param model: a model with these parameters as attributes
     :raises TypeError: if one is of another type
     :raises ValueError: if one is out of its range
     """

@@ -1,5 +1,5 @@
 """
-Actor-critic policies for forward training: SB3's own, name for name and shape for shape, but with random biases.
+Define actor-critic policies for forward training: SB3's own, with the same names and shapes, but with random biases.
 
 Their weights load into SB3's policies and back. Any other ``ActorCriticPolicy`` can be trained forward too.
 """
@@ -22,17 +22,21 @@ from sb3_forward.parameters import check_number
 
 class SparingCategorical(CategoricalDistribution):
     """
-    SB3's, with the same actions and probabilities. While no gradient is asked for, as in a rollout, all it checks is whether
-    the logits are finite. PyTorch's checks, of logits and of actions just drawn, are a good part of what a step costs.
+    SB3's categorical distribution with fewer checks, and with the same actions and probabilities.
+
+    While gradients are off, as in a rollout, it only checks that the logits are finite. PyTorch's checks, of logits and of
+    actions just drawn, take a good part of the time of a step.
     """
 
     def proba_distribution(self, action_logits: th.Tensor) -> "SparingCategorical":
         """
+        Set the logits.
+
         :param action_logits: (B, ``action_dim``)
         :return: itself
         :raises ValueError: if a logit is NaN
         """
-        # A tracer would record the look at the logits as a number
+        # A tracer would turn the result of the check into a constant
         traced = th.jit.is_tracing() or th.compiler.is_compiling()
         if traced or th.is_grad_enabled() or not all_finite(action_logits):
             return super().proba_distribution(action_logits)
@@ -44,16 +48,16 @@ class ForwardPolicy(ActorCriticPolicy):
     """
     ``ActorCriticPolicy`` with random biases in the hidden layers of actor and critic.
 
-    SB3 starts them at zero. With an odd activation such as tanh, every feature is then an odd function of the
-    observation, and no linear head can represent an even value function of it. Backpropagation would move the biases;
-    a local loss has no reason to. The features extractor keeps the biases of its own initialisation.
+    SB3 starts them at zero. With an odd activation such as tanh, every feature is then an odd function of the observation, and
+    no linear head can represent an even value function of it. Backpropagation would move the biases; a local loss has no
+    reason to. The features extractor keeps the biases of its own initialisation.
 
-    Every layer adds to the distortion: of more than two layers, L, each gets sqrt(2 / L) of the biases, so that their
-    variances add up to those of two. With full ones, 64 layers forget what they are shown.
+    Every layer adds to the distortion. With L > 2 layers, the biases of each are scaled by sqrt(2 / L), so that their
+    variances add up to those of two layers. With unscaled biases, the outputs of 64 layers hardly depend on the observation.
 
     :param args: positional arguments of ``ActorCriticPolicy``
     :param bias_init: half-width of the uniform distribution that the biases of one or two layers are drawn from, >= 0; 0 is
-        SB3's initialisation (our choice: the paper's is not known to us)
+        SB3's initialisation (our choice: we do not know the paper's)
     :param kwargs: keyword arguments of ``ActorCriticPolicy``
     :raises TypeError: if ``bias_init`` is no number
     :raises ValueError: if ``bias_init`` is negative or not finite
@@ -70,7 +74,7 @@ class ForwardPolicy(ActorCriticPolicy):
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        # Looked up by exact type: a distribution of the user's own stays
+        # The exact type is compared, so that a user's own distribution stays
         if type(self.action_dist) is CategoricalDistribution:
             self.action_dist = SparingCategorical(self.action_dist.action_dim)
         super()._build(lr_schedule)
@@ -81,7 +85,7 @@ class ForwardPolicy(ActorCriticPolicy):
                 nn.init.uniform_(bias, -half_width, half_width)
 
     def _stacks(self) -> Iterator[nn.Module]:
-        """The hidden layers of actor and critic; of another extractor than SB3's, all in one."""
+        """Yield the hidden layers of actor and of critic, or all together if the extractor is not SB3's."""
         if isinstance(self.mlp_extractor, MlpExtractor):
             yield self.mlp_extractor.policy_net
             yield self.mlp_extractor.value_net

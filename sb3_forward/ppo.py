@@ -1,4 +1,4 @@
-"""Proximal Policy Optimization (PPO) whose hidden layers learn forward."""
+"""Train PPO (Proximal Policy Optimization) with hidden layers that learn forward."""
 
 from typing import Any, Literal, TypeVar
 
@@ -18,36 +18,40 @@ SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
 
 class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
     """
-    PPO without backpropagation through the network: after a rollout, hidden blocks match pairwise distances, one after the
-    other; then the linear heads optimise the clipped surrogate objective for all epochs.
+    PPO without backpropagation through the network.
+
+    After a rollout, hidden blocks learn to match pairwise distances, one block after the other. Then the linear heads
+    optimise the clipped surrogate objective for all epochs.
 
     >>> from sb3_forward import ForwardPPO
     >>> model = ForwardPPO("MlpPolicy", "CartPole-v1", n_steps=64).learn(64)
     >>> int(model.num_timesteps)
     64
 
-    All parameters up to ``_init_setup_model`` are those of SB3's ``PPO``, where they are explained. Ours come after them, by
+    All parameters up to ``_init_setup_model`` are those of SB3's ``PPO``, where they are explained. Our own follow them, by
     keyword:
 
     :param local_learning_rate: learning rate of the hidden blocks, > 0; a float, a schedule, or ``"lin_x"`` for a line from x
         to zero
     :param head_learning_rate_scale: the heads' learning rate is this many times ``learning_rate``, > 0: linear heads on
         constant features take larger steps than a deep network, so that the learning rate of an SB3 pipeline can stay
-    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have so many
-        together; 1 is after every rollout. Fewer where so many observations would take more than 8 MiB
+    :param local_interval: rows (transitions) from one hidden phase to the next, >= 1: rollouts wait until they have this many
+        together, and with 1 a phase follows every rollout. The interval is shorter where this many observations would take
+        more than 8 MiB
     :param local_epochs: passes of each block over the rows of a hidden phase, >= 1
-    :param local_batch_size: rows of a step of a block, >= 3
-    :param local_memory: MiB that a hidden phase holds of what its blocks read, >= 0; what is larger, as of images, is computed
-        anew from below where it is read
+    :param local_batch_size: rows of each step of a block, >= 3
+    :param local_memory: MiB of block inputs that a hidden phase keeps in memory, >= 0; larger inputs, such as those from
+        images, are computed again from the layers below when they are read
     :param local_loss: the unguided part of the local loss, ``"strain"`` (classical scaling, one minus CKA) or ``"stress"``
         (metric MDS)
     :param disparity: ``"gaussian"`` or ``"identity"``, the transform of the input distances in the unguided part
     :param guidance_coef: share of the guided part of the local loss, in [0, 1]; 0 is pure distance matching, unguided
-    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is
-        SB3's own ``train()`` on the very same network
+    :param hidden_training: ``"local"``; ``"frozen"`` leaves the hidden layers at their random start; ``"backprop"`` is SB3's
+        own ``train()`` on the very same network
     :param whiten_heads: let the action head's optimizer work in whitened coordinates of the features
-    :raises TypeError: if one of ours is of another type
-    :raises ValueError: if one of ours is out of its range, or a parameter of the policy is in no block and no head
+    :raises TypeError: if one of our own parameters is of another type
+    :raises ValueError: if one of our own parameters is out of its range, or a parameter of the policy is in no block and no
+        head
     """
 
     def __init__(
@@ -161,7 +165,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         return rollout.old_values + (rollout.returns - rollout.old_values).clamp(-clip_range_vf, clip_range_vf)
 
     def _transitions(self) -> Transitions | None:
-        # Clipped values are to stay near those of the rollout, whatever older returns are
+        # Clipped values must stay near those of the rollout, whatever older returns are
         return super()._transitions() if self._current_clip_range_vf() is None else None
 
     def _current_clip_range_vf(self) -> float | None:
@@ -170,7 +174,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         return self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
 
     def _normalised(self, rollout: CachedRollout) -> CachedRollout:
-        """The advantages of each minibatch of a shuffled rollout normalised, for all of them at once."""
+        """Normalise the advantages of each minibatch of a shuffled rollout, for all minibatches at once."""
         if not self.normalize_advantage:
             return rollout
         whole = len(rollout.advantages) // self.batch_size * self.batch_size
@@ -193,14 +197,14 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
 
 class Surrogate:
     """
-    PPO's loss (Schulman et al. 2017, with SB3's entropy bonus and value clipping) as an objective of the heads, and what is
-    logged of it.
+    PPO's loss (Schulman et al. 2017, with SB3's entropy bonus and value clipping) as an objective of the heads, and its
+    figures for the log.
 
-    :param clip_range: of the probability ratio
-    :param clip_range_vf: of the values, None for none
+    :param clip_range: clip range of the probability ratio
+    :param clip_range_vf: clip range of the values, None for no clipping
     :param ent_coef: weight of the entropy bonus
     :param vf_coef: weight of the value loss
-    :param target_kl: no step above one and a half of this approximate KL, None for none
+    :param target_kl: no step is made above 1.5 times this approximate KL, None for no limit
     """
 
     def __init__(
@@ -212,18 +216,20 @@ class Surrogate:
         self.vf_coef = vf_coef
         self.target_kl = target_kl
         self.kl = 0.0
-        # Of all rows of each minibatch so far: log ratio, clipped surrogate, error of the value, entropy
+        # For all rows of each minibatch so far: log ratio, clipped surrogate, error of the value, entropy
         self.records: list[tuple[th.Tensor, ...]] = []
         self.first_of_epoch = 0
 
     def begin_epoch(self) -> None:
-        """Tell that a pass over the rollout begins."""
+        """Begin a pass over the rollout."""
         self.first_of_epoch = len(self.records)
 
     def __call__(self, batch: CachedRollout, outputs: HeadOutputs) -> Slopes | None:
         """
-        :param batch: B rows, their advantages normalised where they are to be
-        :param outputs: what the heads say of them
+        Compute the slopes of the loss on a minibatch.
+
+        :param batch: B rows, with advantages that are normalised if they should be
+        :param outputs: outputs of the heads for them
         :return: the slopes of the loss, or None beyond ``target_kl``
         """
         rows = len(batch.returns)
@@ -231,19 +237,21 @@ class Surrogate:
         ratio = log_ratio.exp()
         plain = batch.advantages * ratio
         clipped = batch.advantages * ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
-        # Where the clipped term is the smaller one, it is constant
+        # Where the clipped term is the smaller one, it is constant and has no slope
         log_prob_slope = th.where(clipped < plain, 0.0, plain).mul_(-1 / rows)
         error, value_slope = self._value_error(batch, outputs.values)
         self.records.append((log_ratio, th.min(plain, clipped), error, outputs.entropy))
         if self.target_kl is not None:
             self.kl = approximate_kl(log_ratio).item()
-            # SB3 stops before the step, too
+            # SB3 also stops before the step
             if self.kl > 1.5 * self.target_kl:
                 return None
         return Slopes(log_prob_slope, -self.ent_coef / rows, value_slope)
 
     def _value_error(self, batch: CachedRollout, values: th.Tensor | None) -> tuple[th.Tensor, th.Tensor | None]:
-        """Errors of the values, and the slopes of the loss with respect to them if they have a gradient to follow."""
+        """
+        Compute the errors of the values, and the slopes of the loss with respect to values that are trained on a gradient.
+        """
         if values is None:
             return batch.old_values - batch.returns, None
         error = values - batch.returns
@@ -256,8 +264,10 @@ class Surrogate:
 
     def means(self) -> dict[str, float]:
         """
-        :return: what SB3's PPO logs, by key: means over minibatches, ``approx_kl`` over those of the last epoch, ``loss`` of
-            the last one
+        Average the figures that SB3's PPO logs.
+
+        :return: the figures by key: means over minibatches, ``approx_kl`` over those of the last epoch, ``loss`` of the last
+            one
         """
         sizes = th.tensor([len(record[0]) for record in self.records])
         log_ratio, surrogate, error, entropy = (th.cat(rows).cpu() for rows in zip(*self.records, strict=True))
@@ -281,8 +291,9 @@ class Surrogate:
 
 def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
     """
-    Estimate of KL(old || new) that is never negative in the mean: ``mean((r - 1) - log r)`` with ``r`` the probability
-    ratio (J. Schulman, "Approximating KL divergence", 2020); what SB3's PPO logs as ``approx_kl``.
+    Estimate KL(old || new) by ``mean((r - 1) - log r)``, with ``r`` the probability ratio.
+
+    The estimate is never negative (J. Schulman, "Approximating KL divergence", 2020). SB3's PPO logs it as ``approx_kl``.
 
     :param log_ratio: (N,) log of new over old probability of the actions taken
     :return: scalar >= 0

@@ -1,15 +1,15 @@
 """
-Models as files of tensors, which execute nothing when they are read.
+Save and load models as files of tensors, which execute nothing when they are read.
 
-``load`` of SB3 unpickles parts of the zip file: never use it on a file that you do not trust. A safetensors file holds
-numbers alone. It says nothing of the environment, the architecture or the hyperparameters: you build the model, and fill it.
+SB3's ``load`` unpickles parts of the zip file: never use it on a file that you do not trust. A safetensors file holds only
+numbers. It holds nothing about the environment, the architecture or the hyperparameters: you build the model, and fill it.
 
     save_tensors(model, "cartpole")
     ...
     model = ForwardPPO("MlpPolicy", "CartPole-v1")
     load_tensors(model, "cartpole")
 
-Needs ``pip install "sb3-forward[safetensors]"``.
+The module needs ``pip install "sb3-forward[safetensors]"``.
 """
 
 import json
@@ -29,7 +29,7 @@ except ImportError as error:
     raise ImportError(f"sb3_forward.tensors needs safetensors (pip install 'sb3-forward[safetensors]'): {error}") from error
 
 SUFFIX = "safetensors"
-# Entry of the file's header that tells where in the state dictionaries each tensor belongs
+# Entry of the file's header that maps each tensor to its place in the state dictionaries
 LAYOUT = "sb3_forward"
 
 
@@ -49,12 +49,12 @@ def save_tensors(model: BaseAlgorithm, path: str | Path) -> None:
 
 def load_tensors(model: BaseAlgorithm, path: str | Path) -> None:
     """
-    Give a model the parameters and the optimizer state of a file.
+    Load the parameters and the optimizer state of a file into a model.
 
     :param model: a model with the same network and optimizer as the saved one
     :param path: the file
     :raises FileNotFoundError: if there is none
-    :raises ValueError: if the file is damaged or does not fit the model, which is left as it was
+    :raises ValueError: if the file is damaged or does not match the model, which is left as it was
     """
     path = Path(path)
     if not path.exists() and path.suffix == "":
@@ -82,9 +82,9 @@ def _read(path: Path, device: str) -> dict[str, Any]:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, th.Tensor], known: dict[Any, str]) -> Any:
-    """Move the tensors out of a state dictionary; what is left can be written as JSON."""
+    """Move the tensors out of a state dictionary, and return the rest in a form that can be written as JSON."""
     if isinstance(value, th.Tensor):
-        # What a policy has under several names, as it has a shared features extractor, goes into the file once
+        # A tensor that a policy has under several names, such as those of a shared features extractor, goes into the file once
         name = known.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), name)
         tensors[name] = value.detach().clone(memory_format=th.contiguous_format)
         return {"tensor": name}

@@ -1,4 +1,4 @@
-"""The command line of ``python -m sb3_forward.compare``."""
+"""Read the command line of ``python -m sb3_forward.compare``, and run and report the comparison."""
 
 import argparse
 import math
@@ -38,6 +38,8 @@ examples:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """
+    Parse the command line.
+
     :param arguments: the command line
     :return: its values
     """
@@ -86,8 +88,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def planned(args: argparse.Namespace) -> list[Run]:
     """
+    Plan the runs that the command line asks for.
+
     :param args: the command line
-    :return: all runs that it asks for
+    :return: all of them
     :raises UserError: if something in it makes no sense
     """
     if args.timesteps is not None and not 1 <= args.timesteps < math.inf:
@@ -121,10 +125,10 @@ def planned(args: argparse.Namespace) -> list[Run]:
 
 def sweep(args: argparse.Namespace, results: Results) -> int:
     """
-    Run what is missing.
+    Make the runs that have no result yet.
 
     :param args: the command line
-    :param results: where to save
+    :param results: where to save the results
     :return: the number of runs that failed
     :raises UserError: if nothing can be run
     """
@@ -155,6 +159,8 @@ def sweep(args: argparse.Namespace, results: Results) -> int:
 
 def with_progress(outcomes: Iterator[Outcome], total: int) -> Iterator[tuple[Outcome, Callable[[str], None]]]:
     """
+    Show a progress bar while outcomes come.
+
     :param outcomes: outcomes as they come
     :param total: how many will come
     :return: each with a function that prints a line above the bar, which is there on a terminal only
@@ -178,7 +184,7 @@ def with_progress(outcomes: Iterator[Outcome], total: int) -> Iterator[tuple[Out
 
 def report(results: Results) -> None:
     """
-    Write what the results come to, and print the main lines of it.
+    Write the report of all results, and print its main lines.
 
     :param results: the results
     :raises UserError: if there are none
@@ -209,7 +215,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr, flush=True)
-        # Without waiting for the runs on the way, which end with this process
+        # Unfinished runs end with this process, so there is no need to wait for them
         os._exit(130)
     return 1 if failed else 0
 

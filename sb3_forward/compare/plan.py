@@ -1,5 +1,5 @@
 """
-What is to run: environments, variants and seeds become runs, each with all that its process needs to know.
+Plan the runs: combine environments, variants and seeds, and give each run all that its process needs.
 
 The hyperparameter files are read here and nowhere else, so that the workers of a cluster need none of them.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sb3_forward._cli import UserError, first_line, import_packages, make_env
 
-# What each variant changes in the hyperparameters of the forward class; "bp" is the stock algorithm
+# The changes of each variant to the hyperparameters of the forward class; "bp" is the stock algorithm
 VARIANTS: dict[str, dict[str, Any]] = {
     "bp": {"hidden_training": "backprop"},
     "forward": {},
@@ -24,7 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"policy_kwargs": {"net_arch": []}},
     "bp-same": {"hidden_training": "backprop"},
 }
-# What the Zoo takes from an entry before the rest goes to the constructor
+# Keys that the Zoo takes from an entry before the rest goes to the constructor
 ZOO_KEYS = {
     "callback",
     "env_kwargs",
@@ -35,7 +35,7 @@ ZOO_KEYS = {
     "normalize",
     "vec_env_wrapper",
 }
-# What the Zoo gives to the constructor by itself
+# Arguments that the Zoo itself gives to the constructor
 TAKEN_KEYS = {"env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model"}
 
 
@@ -57,12 +57,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Return the name of the run in messages."""
         return f"{self.env} {self.algo} {self.variant} seed {self.seed}"
 
 
 class Question(NamedTuple):
-    """What the user asked for."""
+    """A comparison that the user asked for."""
 
     envs: list[str]
     algo: str
@@ -79,6 +79,8 @@ class Question(NamedTuple):
 
 def parse_seeds(text: str) -> list[int]:
     """
+    Parse the seeds of a command line.
+
     :param text: ``"5"`` for the seeds 1 to 5, ``"11-15"`` for 11 to 15
     :return: the seeds
     :raises UserError: if it is neither, or there is no seed in it
@@ -92,7 +94,9 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
     """
-    :param texts: ``key:value`` each, the value in Python, as in the Zoo's ``-params``
+    Parse overrides of hyperparameters.
+
+    :param texts: ``key:value`` each, with the value in Python, as in the Zoo's ``-params``
     :return: the values by key
     :raises UserError: if a text cannot be evaluated, or its value cannot be sent to another process
     """
@@ -115,8 +119,10 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
 
 def choose_variants(names: str, definitions: list[list[str]]) -> dict[str, dict[str, Any]]:
     """
+    Choose the variants to run.
+
     :param names: names of variants, with commas between
-    :param definitions: a name and ``key:value`` texts each; all of them run, too
+    :param definitions: a name and ``key:value`` texts each; all of these variants run, too
     :return: overrides of the forward entry by name
     :raises UserError: if a name is unknown, or is not free for a definition
     """
@@ -137,8 +143,10 @@ def choose_variants(names: str, definitions: list[list[str]]) -> dict[str, dict[
 
 def make_plan(question: Question) -> tuple[list[Run], list[str]]:
     """
-    :param question: what the user asked for
-    :return: the runs, all variants of the first seed first, so that an early look is at whole comparisons; and remarks
+    Make the runs of a comparison.
+
+    :param question: the comparison
+    :return: the runs, with all variants of the first seed first, so that an early report compares all of them; and remarks
     :raises UserError: if something in it is unknown
     """
     import_packages(question.gym_packages)
@@ -179,11 +187,11 @@ def _runs_of_env(question: Question, env: str, remarks: list[str]) -> list[Run]:
 
 
 def _changed(entry: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """An entry with overrides; policy_kwargs given as a dictionary go into those that it has."""
+    """Apply overrides to an entry; policy_kwargs given as a dictionary extend those of the entry."""
     changed = {**entry, **overrides}
     before, after = entry.get("policy_kwargs"), overrides.get("policy_kwargs")
     if isinstance(before, str) and isinstance(after, dict):
-        # As the Zoo reads such strings: it alone knows their names
+        # The entry stays a string for the Zoo to evaluate, since the names in it mean something only there
         changed["policy_kwargs"] = f"{{**{before}, **{after!r}}}"
     elif isinstance(before, dict) and isinstance(after, dict):
         changed["policy_kwargs"] = {**before, **after}
@@ -197,7 +205,7 @@ def _stock_config(algo: str) -> Path:
 
 
 def _entry(config: Path, env: str, remarks: list[str]) -> dict[str, Any]:
-    """The environment's hyperparameters, else those of another version of it, else the general ones."""
+    """Read the environment's hyperparameters, else those of another version of it, else the general ones."""
     import yaml
     from rl_zoo3.exp_manager import ExperimentManager
 
@@ -235,8 +243,10 @@ def _check_keys(zoo_algo: str, variant: str, hyperparams: dict[str, Any]) -> Non
 
 def constructor_parameters(zoo_algo: str) -> set[str]:
     """
+    List the hyperparameters that the constructor of a class takes from an entry.
+
     :param zoo_algo: key of the class in the Zoo
-    :return: names of what its constructor takes from an entry
+    :return: their names
     """
     from rl_zoo3.utils import ALGOS
 

@@ -1,4 +1,4 @@
-"""The plots of a report, as PNG."""
+"""Draw the plots of a report, as PNG."""
 
 from io import BytesIO
 

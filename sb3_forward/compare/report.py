@@ -1,4 +1,4 @@
-"""The report of all results in a folder: ``report.md`` with its plots, and ``summary.csv``."""
+"""Write the report of all results in a folder: ``report.md`` with its plots, and ``summary.csv``."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from sb3_forward.compare.statistics import (
     table_of_runs,
 )
 
-# What the score of the forward class is compared with, apart from that of backpropagation
+# Variants that the forward class is compared with by score, apart from backpropagation
 CONTROLS = ("frozen", "unguided", "plain")
 
 HOW_TO_READ = f"""\
@@ -103,7 +103,7 @@ def _curves(algo: str, env: str) -> str:
 
 
 def _all_envs(algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The main lines, and the section over all environments, of one algorithm."""
+    """Write the main lines and the section over all environments of one algorithm."""
     normalised = normalise(runs)
     left_out = [env for env in runs["env"].drop_duplicates() if env not in set(normalised["env"])]
     remarks = [f"{algo}, {env}: no scores, as bp {_without_scale(runs[runs['env'] == env])}" for env in left_out]
@@ -159,7 +159,7 @@ def _table(header: list[str], body: Iterable[list[str]]) -> str:
 
 
 def _number(value: float, form: str = "") -> str:
-    """With four digits, or in a given form; a dash for what there is not."""
+    """Format a number with four digits, or in a given form; NaN becomes a dash."""
     if np.isnan(value):
         return "-"
     return format(value, form or (".0f" if abs(value) >= 1000 else "#.4g"))
@@ -179,7 +179,7 @@ def _versions(records: list[Record]) -> str:
 
 
 def _settings(records: list[Record]) -> str:
-    """The settings of each variant, its seeds, and the commit of the package where it is known."""
+    """List the settings of each variant, its seeds, and the commit of the package if it is known."""
     lines = []
     for shared in shared_settings(records):
         names = ", ".join(shared.pop(field) for field in ("env", "algo", "variant"))

@@ -1,7 +1,9 @@
 """
-The results on disk, in two forms. A sweep writes one JSON file per run into ``runs/``; a report writes ``results.csv`` and
-``settings.jsonl``, which hold all runs and are the form to commit. Either is enough, and a run of either counts as done. Every
-file appears whole or not at all.
+Read and write the results on disk, in two forms.
+
+A sweep writes one JSON file per run into ``runs/``. A report writes ``results.csv`` and ``settings.jsonl``, which hold all
+runs and are the form to commit. Either form is enough, and a run in either counts as done. Every file appears whole or not at
+all.
 """
 
 import csv
@@ -36,13 +38,17 @@ class Results:
 
     def path(self, run: Run) -> Path:
         """
+        Return the file that a sweep writes the result of a run to.
+
         :param run: a run
-        :return: where a sweep writes its result
+        :return: the path of its file
         """
         return self.folder / "runs" / run.env.replace("/", "-") / f"{run.algo}-{run.variant}-{run.seed}.json"
 
     def missing(self, plan: list[Run]) -> list[Run]:
         """
+        Select the runs without a result.
+
         :param plan: runs
         :return: those without a result
         :raises UserError: if another seed of the same variant, or this one, has a result with other settings
@@ -88,7 +94,7 @@ class Results:
             records[key]["rows"] = rows[key]
         unmatched = rows.keys() ^ records.keys()
         for path in self.folder.glob("runs/*/*.json"):
-            # Runs of before have no commit
+            # Results of earlier versions have no commit
             record = {"commit": None, **json.loads(path.read_text())}
             key = identity(record["settings"])
             if key in tabled and _as_text(record["rows"]) != _as_text(records[key]["rows"]):
@@ -114,7 +120,7 @@ class Results:
         return rows
 
     def _read_settings(self) -> dict[Key, Record]:
-        """Records without rows."""
+        """Read the records, without their rows."""
         records = {}
         if self.settings_path.exists():
             for line in self.settings_path.read_text(encoding="utf-8").splitlines():
@@ -145,14 +151,16 @@ class Results:
 
     def commands(self) -> list[str]:
         """
-        :return: the commands that the runs were made with, in order of first use
+        Read the commands that the runs were made with.
+
+        :return: the commands, in order of first use
         """
         path = self.folder / "commands.txt"
         return path.read_text().splitlines() if path.exists() else []
 
     def add_command(self, command: str) -> None:
         """
-        Remember a command, unless it was used before.
+        Add a command to those of the runs, unless it is there.
 
         :param command: the command
         """
@@ -163,7 +171,7 @@ class Results:
 
 
 def _value(field: str, cell: str) -> Any:
-    """The value of a cell in ``results.csv``."""
+    """Convert a cell of ``results.csv``."""
     if field in WHOLE_NUMBERS:
         return int(cell)
     if field in IDENTITY:
@@ -173,24 +181,31 @@ def _value(field: str, cell: str) -> Any:
 
 def identity(row: dict[str, Any]) -> Key:
     """
+    Return the fields that identify a run in a folder.
+
     :param row: settings of a run, or one of its rows
-    :return: what tells its run from all others in the folder
+    :return: environment, algorithm, variant and seed
     """
     return tuple(row[field] for field in IDENTITY)
 
 
 def settings(run: Run) -> dict[str, Any]:
     """
+    Return the settings of a run in the form in which they are read back from JSON.
+
     :param run: a run
-    :return: its settings as they are read back from JSON
+    :return: its settings
     """
     return json.loads(json.dumps(run._asdict()))
 
 
 def shared_settings(records: list[Record]) -> list[dict[str, Any]]:
     """
-    :param records: of runs
-    :return: settings, versions and commit of each variant with its seeds; several of them where its seeds differ in one
+    Group runs by the settings that they share.
+
+    :param records: records of runs
+    :return: settings, versions and commit of each variant with its seeds; several entries where its seeds differ in one of
+        these
     """
     found: dict[str, dict[str, Any]] = {}
     for record in records:
@@ -203,15 +218,17 @@ def shared_settings(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _as_text(value: Any) -> str:
-    """The same for what is the same, whatever its order; NaN is the same as NaN."""
+    """Write a value as text that is equal for equal values, whatever the order of their keys; NaN equals NaN."""
     return json.dumps(value, sort_keys=True)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """
+    List the settings that differ, apart from the seed.
+
     :param one: settings
     :param other: settings
-    :return: names of what differs apart from the seed, hyperparameters each by its own
+    :return: their names, each hyperparameter by its own
     """
     one, other = ({**given, **given["hyperparams"], "hyperparams": None, "seed": None} for given in (one, other))
     return [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]

@@ -1,10 +1,11 @@
 """
-Statistics of few runs, after Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS
-2021): interquartile means, bootstrap intervals stratified by environment, probability of improvement.
+Compute statistics of few runs: interquartile means, bootstrap intervals stratified by environment, probability of improvement.
+
+They follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021).
 """
 
-# NumPy and SciPy rather than rliable, where the paper's authors have them: archived since, its release 1.2.0 fails to import
-# with pandas 3 (through arch), which is what it gets from Python 3.11 on.
+# This uses NumPy and SciPy instead of rliable, the library of the paper's authors. It is archived, and its release 1.2.0 fails
+# to import with pandas 3 (through arch), which it gets from Python 3.11 on.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ RESAMPLES = 2_000
 CONFIDENCE = 0.95
 SMOOTHING = 3  # points of the learning curve
 
-# Of one array of runs per environment, (n,) each or (resamples, n)
+# Takes one array of runs per environment, (n,) or (resamples, n) each
 Statistic = Callable[..., np.ndarray]
 
 
@@ -31,11 +32,13 @@ class Estimate(NamedTuple):
     high: float
 
 
-# === Of arrays ===
+# === Statistics of arrays ===
 
 
 def estimate(statistic: Statistic, *samples: np.ndarray) -> Estimate:
     """
+    Compute a statistic with its bootstrap interval.
+
     :param statistic: takes as many arrays as there are samples, with runs along the last axis
     :param samples: runs, (n,) each; each is resampled within itself
     :return: the statistic with its percentile interval, the same for the same samples
@@ -52,6 +55,8 @@ def estimate(statistic: Statistic, *samples: np.ndarray) -> Estimate:
 
 def iqm(*samples: np.ndarray) -> np.ndarray:
     """
+    Compute the interquartile mean.
+
     :param samples: (..., n) each
     :return: (...), mean of all runs without the lowest and the highest quarter
     """
@@ -60,8 +65,10 @@ def iqm(*samples: np.ndarray) -> np.ndarray:
 
 def iqm_difference(*samples: np.ndarray) -> np.ndarray:
     """
+    Compute the difference of two interquartile means.
+
     :param samples: (..., n) each, the first half of one variant and the second of another
-    :return: (...), interquartile mean of the one less that of the other
+    :return: (...), interquartile mean of the first variant minus that of the second
     """
     half = len(samples) // 2
     return iqm(*samples[:half]) - iqm(*samples[half:])
@@ -69,9 +76,11 @@ def iqm_difference(*samples: np.ndarray) -> np.ndarray:
 
 def improvement(*samples: np.ndarray) -> np.ndarray:
     """
+    Compute the probability that a run of one variant is better than a run of another.
+
     :param samples: (..., n) each, the first half of one variant and the second of another, in the same order of environments
-    :return: (...), share of pairs in which a run of the one is above a run of the other (Mann and Whitney's U), a tie counts
-        half; averaged over environments
+    :return: (...), share of pairs in which the run of the first variant is above that of the second (Mann and Whitney's U),
+        averaged over environments; a tie counts half
     """
     half = len(samples) // 2
     shares = []
@@ -81,13 +90,15 @@ def improvement(*samples: np.ndarray) -> np.ndarray:
     return np.mean(shares, axis=0)
 
 
-# === Of tables ===
+# === Statistics of tables ===
 
 
 def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """
+    Compute the figures of one run.
+
     :param rows: the rows of one run
-    :return: what is reported about it
+    :return: the figures by name
     """
     first, last = rows[0], rows[-1]
     # A point before the end of the first episode has no return
@@ -107,6 +118,8 @@ def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table_of_runs(runs: list[list[dict[str, Any]]]) -> pd.DataFrame:
     """
+    Make a table of the figures of runs.
+
     :param runs: the rows of each run
     :return: one row per run, by algorithm, environment, variant (in the order of ``VARIANTS``) and seed
     """
@@ -121,6 +134,8 @@ def table_of_runs(runs: list[list[dict[str, Any]]]) -> pd.DataFrame:
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """
+    Summarise the runs of each variant.
+
     :param runs: one row per run
     :return: one row per algorithm, environment and variant
     """
@@ -137,9 +152,11 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def normalise(runs: pd.DataFrame) -> pd.DataFrame:
     """
+    Normalise returns to scores.
+
     :param runs: one row per run, of one algorithm
-    :return: those of the environments in which backpropagation is better than random actions: random actions are 0 and its
-        mean final return is 1 in all columns of returns
+    :return: the rows of the environments in which backpropagation is better than random actions; in all columns of returns,
+        random actions are 0 and its mean final return is 1
     """
     groups = [runs[:0]]
     for _, group in runs.groupby("env", sort=False):
@@ -153,6 +170,8 @@ def normalise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def scores(runs: pd.DataFrame, variant: str, envs: list[str]) -> list[np.ndarray]:
     """
+    Select the final scores of a variant.
+
     :param runs: one normalised row per run, of one algorithm
     :param variant: a variant
     :param envs: environments
@@ -164,17 +183,21 @@ def scores(runs: pd.DataFrame, variant: str, envs: list[str]) -> list[np.ndarray
 
 def shared_envs(runs: pd.DataFrame, *variants: str) -> list[str]:
     """
+    List the environments in which all of some variants have runs.
+
     :param runs: one row per run, of one algorithm
     :param variants: variants
-    :return: the environments in which all of them have runs
+    :return: these environments
     """
     return [env for env, group in runs.groupby("env", sort=False) if set(variants) <= set(group["variant"])]
 
 
 def aggregate(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
+    Compute statistics over all environments.
+
     :param runs: one normalised row per run, of one algorithm
-    :return: statistics over all environments by variant
+    :return: the statistics by variant
     """
 
     def over_envs(chosen: pd.DataFrame) -> dict[str, float]:
@@ -211,10 +234,12 @@ def _ratio(value: float, reference: float) -> float:
 
 def difference(runs: pd.DataFrame, variant: str, other: str) -> Estimate | None:
     """
+    Compute how much higher one variant scores than another.
+
     :param runs: one normalised row per run, of one algorithm
     :param variant: a variant
-    :param other: another one
-    :return: by how much the score of the first is higher in the environments that they share; None if there is none
+    :param other: another variant
+    :return: the difference of their scores in the environments that they share; None if they share none
     """
     envs = shared_envs(runs, variant, other)
     return estimate(iqm_difference, *scores(runs, variant, envs), *scores(runs, other, envs)) if envs else None
@@ -222,6 +247,8 @@ def difference(runs: pd.DataFrame, variant: str, other: str) -> Estimate | None:
 
 def profile(runs: pd.DataFrame, variant: str, thresholds: np.ndarray) -> np.ndarray:
     """
+    Compute the performance profile of a variant.
+
     :param runs: one normalised row per run, of one algorithm
     :param variant: a variant
     :param thresholds: scores

@@ -1,7 +1,8 @@
 """
-Sends runs to processes, on this machine or on a Ray cluster, and hands their answers back as they come.
+Send runs to processes, on this machine or on a Ray cluster, and hand their outcomes back as they come.
 
-Whoever waits for a trial holds its stdin open and goes down with whoever gave it the work; the trial goes down with its stdin.
+The process that waits for a trial holds the trial's stdin open, and exits when the process that gave it the work exits. The
+trial exits when its stdin closes.
 """
 
 import contextlib
@@ -21,20 +22,20 @@ from typing import Any, NamedTuple
 from sb3_forward._cli import UserError
 from sb3_forward.compare.plan import Run
 
-# Small networks on small batches: more threads than one only slow each other down
+# Networks and batches are small: more threads than one only slow each other down
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 class Outcome(NamedTuple):
-    """How a run ended."""
+    """The outcome of a run."""
 
     run: Run
     answer: dict[str, Any] | None  # None if it failed
-    log: str  # what it has written to stderr
+    log: str  # all that it has written to stderr
 
     @property
     def failure(self) -> str:
-        """The last line of what it wrote: that of its exception."""
+        """Return the last line of the log, which names the exception."""
         return (self.log.strip().splitlines() or ["no message"])[-1]
 
 
@@ -43,13 +44,13 @@ def perform(run: Run, driver: int | None = None) -> Outcome:
     Train a run in a process of its own.
 
     :param run: the run
-    :param driver: id of the driver's process, where this may be the driver itself
-    :return: its answer, or what it said in the end
+    :param driver: id of the driver's process, if this may be the driver itself
+    :return: its outcome
     """
-    # A driver lives on when its parent, a shell, is gone
+    # A driver must go on when its parent, a shell, is gone
     if os.getpid() != driver:
         _go_down_with_parent()
-    # A trial sees the packages that this process sees
+    # A trial must find the packages that this process finds
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with (
         tempfile.TemporaryFile("w+", errors="replace") as log,
@@ -58,16 +59,16 @@ def perform(run: Run, driver: int | None = None) -> Outcome:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            # A buffer of what a dead trial did not take would be written once more when it is closed
+            # With a buffer, closing the pipe would write the rest of a run to a dead trial once more
             bufsize=0,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
-            # The Zoo takes Ctrl-C for the end of training, and the run would pass for a finished one
+            # On Ctrl-C the Zoo ends the training as if it were done, and the run would pass for a finished one
             start_new_session=True,
         ) as trial,
     ):
         assert trial.stdin is not None
         assert trial.stdout is not None
-        # One that has died before tells by its exit code
+        # A trial that has died before is found by its exit code
         with contextlib.suppress(BrokenPipeError):
             trial.stdin.write(json.dumps(run._asdict()).encode() + b"\n")
         # Not communicate(), which would close stdin
@@ -82,7 +83,7 @@ def perform(run: Run, driver: int | None = None) -> Outcome:
 
 @functools.cache
 def _go_down_with_parent() -> None:
-    """Once per worker: a worker that waits for a trial would not notice the death of the driver."""
+    """Exit when the parent exits, since a worker that waits for a trial would not notice the death of the driver."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -95,7 +96,9 @@ def _go_down_with_parent() -> None:
 
 def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
     """
-    :param runs: what to run
+    Perform runs on this machine.
+
+    :param runs: the runs
     :param jobs: how many at a time, None for as many as there are CPUs
     :return: their outcomes as they come
     :raises UserError: if joblib is not installed
@@ -112,12 +115,14 @@ def on_this_machine(runs: list[Run], jobs: int | None) -> Iterator[Outcome]:
 
 def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[Outcome]:
     """
-    Plain tasks rather than joblib's ray backend, as tried with Ray 2.60 and joblib 1.6: that one hands out no result before
-    all are there (it refuses ``return_as``), and waits for ever once a dead node leaves no room for all of its actors.
+    Perform runs on a Ray cluster.
 
-    :param runs: what to run
+    Each run is a plain task. Joblib's Ray backend, tried with Ray 2.60 and joblib 1.6, hands out no result before all are
+    there (it refuses ``return_as``), and waits for ever once a dead node leaves no room for all of its actors.
+
+    :param runs: the runs
     :param jobs: how many at a time, None for as many as the cluster has CPUs
-    :param address: of the cluster; None for that in ``RAY_ADDRESS``, or a new one on this machine
+    :param address: address of the cluster; None for that in ``RAY_ADDRESS``, or a new cluster on this machine
     :return: their outcomes as they come
     :raises UserError: if there is no such cluster
     """
@@ -130,7 +135,8 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     with cluster:
-        # A run that is lost with its node starts again on another; one that fails by itself has an outcome, and does not
+        # A run that is lost with its node starts again on another; a run that fails by itself has an outcome, and is not
+        # repeated
         task = ray.remote(num_cpus=1, max_retries=-1)(perform)
         waiting = iter(runs)
         started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}

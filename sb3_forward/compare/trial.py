@@ -1,8 +1,8 @@
 """
-``python -m sb3_forward.compare.trial``: one run in a process of its own. Reads a run as one line of JSON from stdin, trains it
-as the Zoo does, and answers with its rows as JSON on stdout.
+Train one run in its own process, by ``python -m sb3_forward.compare.trial``.
 
-It exits as soon as stdin is closed, so that nothing trains on after the death of whoever asked for it.
+The process reads a run as one line of JSON from stdin, trains it as the Zoo does, and answers with its rows as JSON on stdout.
+It exits as soon as stdin is closed, so that no training outlives the process that asked for it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from sb3_forward.compare.plan import Run
 from sb3_forward.zoo.registration import register
 
 EVAL_ENVS = 5
-# Far from the seeds of training environments, which are the run's own and those right above
+# Far from the seeds of the training environments, which are the run's own and the next ones
 EVAL_SEED = 10_000
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ def train(run: Run) -> list[Row]:
 
 def set_up(run: Run, folder: Path) -> tuple[Any, OnPolicyAlgorithm]:
     """
-    Have the Zoo make the model of a run, with its environments.
+    Let the Zoo make the model of a run, with its environments.
 
     :param run: the run
     :param folder: where the Zoo may write
@@ -97,10 +97,10 @@ def set_up(run: Run, folder: Path) -> tuple[Any, OnPolicyAlgorithm]:
 
 class Curve(BaseCallback):
     """
-    Evaluates the model at evenly spaced steps, without a trace in its training.
+    A callback that evaluates the model at evenly spaced steps, and leaves no trace in its training.
 
     :param run: the run
-    :param eval_env: environments for evaluation alone
+    :param eval_env: environments that are used for evaluation alone
     """
 
     def __init__(self, run: Run, eval_env: VecEnv) -> None:
@@ -118,7 +118,7 @@ class Curve(BaseCallback):
 
     def _on_step(self) -> bool:
         self.returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
-        # The last point is the final model's, after its last update
+        # The last point is that of the final model, after its last update
         while len(self.rows) < self.run.points and self.num_timesteps >= len(self.rows) * self.run.timesteps / self.run.points:
             self._add(deterministic=self._evaluate(self.model, self.run.curve_episodes))
         return True
@@ -174,7 +174,7 @@ class RandomActions:
     A policy of uniformly random actions, from a generator of its own.
 
     :param env: environments
-    :param seed: its seed
+    :param seed: seed of the generator
     """
 
     def __init__(self, env: VecEnv, seed: int) -> None:
@@ -184,6 +184,8 @@ class RandomActions:
 
     def predict(self, observation: Any, state: Any = None, **_: Any) -> tuple[np.ndarray, Any]:
         """
+        Draw random actions.
+
         :param observation: unused
         :param state: unused
         :return: an action for each environment, and the state
@@ -193,7 +195,9 @@ class RandomActions:
 
 def versions() -> dict[str, str]:
     """
-    :return: versions of what a result depends on
+    List the versions of the packages that a result depends on.
+
+    :return: the versions by name
     """
     return {
         "python": platform.python_version(),
@@ -205,6 +209,8 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """
+    Find the commit of the package.
+
     :return: the last commit that changed the package, with ``-dirty`` if it was changed since; None outside of a git checkout
     """
     folder = Path(sb3_forward.__file__).parent
@@ -213,7 +219,7 @@ def commit() -> str | None:
         return subprocess.run(["git", *arguments, "--", "."], cwd=folder, capture_output=True, text=True).stdout.strip()
 
     try:
-        # Nothing where the package is not tracked, as in an environment that lies in the repository of somebody else
+        # The answer is empty where the package is not tracked, as in an environment inside of somebody else's repository
         last = git("log", "-1", "--format=%H")
         return last + ("-dirty" if git("status", "--porcelain") else "") if last else None
     except OSError:  # there is no git
@@ -221,12 +227,13 @@ def commit() -> str | None:
 
 
 def main() -> None:
-    # What the Zoo and environments print goes to stderr, even from C: stdout holds nothing but the answer
+    """Read a run from stdin, train it, and write the answer to stdout."""
+    # Output of the Zoo and of environments goes to stderr, even from C, so that stdout holds nothing but the answer
     answer_file = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run = Run(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
-    # Before the training, during which the checkout may change
+    # These are read before the training, during which the checkout may change
     made_with = {"versions": versions(), "commit": commit()}
     json.dump({**made_with, "rows": train(run)}, answer_file)
     answer_file.close()

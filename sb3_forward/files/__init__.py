@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, and checked before anything of them is taken over."""
+"""Write files whole or not at all, and check them before a model takes anything from them."""

@@ -1,8 +1,8 @@
 """
-Saving without a torn file: written beside its place, and renamed into it once it is whole.
+Write a file beside its place, and rename it into its place once it is whole.
 
-SB3 writes into the place itself. A process that is killed while it saves, or a disk that runs full, then leaves half a file
-where the last good one was.
+SB3 writes into the place itself. If the process is killed while it saves, or if the disk runs full, half a file is left where
+the last good one was.
 """
 
 import os
@@ -16,14 +16,15 @@ from pathlib import Path
 
 def save_whole(path: str | Path, write: Callable[[BufferedWriter], object], suffix: str) -> None:
     """
-    Write a file such that its place holds, at any moment, either what it held before or all of the new content.
+    Write a file so that its place holds, at any moment, either its old or all of its new content.
 
-    A process that is killed meanwhile leaves ``.NAME.XXXXXXXX.part`` beside it, which nothing reads and you can delete.
+    If the process is killed meanwhile, a file ``.NAME.XXXXXXXX.part`` is left beside it. Nothing reads this file, and you can
+    delete it.
 
-    :param path: where to; as SB3 does, a missing suffix is added, missing folders are made, and where a folder is in the way,
-        ``_2`` is appended
+    :param path: the place; as SB3 does, a missing suffix is added, missing folders are made, and ``_2`` is appended where a
+        folder is in the way
     :param write: writes the content into an open file
-    :param suffix: of files of this kind, without the dot
+    :param suffix: suffix of files of this kind, without the dot
     :raises OSError: if the file cannot be written (a full disk, a missing permission); nothing has changed then
     """
     target = _target(Path(path), suffix)
@@ -42,7 +43,7 @@ def save_whole(path: str | Path, write: Callable[[BufferedWriter], object], suff
 
 
 def _target(path: Path, suffix: str) -> Path:
-    """The file that SB3 would open for this path."""
+    """Find the file that SB3 would open for a path."""
     if path.suffix == "":
         path = Path(f"{path}.{suffix}")
     while path.is_dir():
@@ -62,13 +63,13 @@ def replace(target: Path, write: Callable[[BufferedWriter], object]) -> None:
         warnings.warn(f"Path '{target.parent}' does not exist. Will create it.")
         target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        target.open("r+b").close()  # a protected file stays protected: a rename would not ask
+        target.open("r+b").close()  # a protected file must stay as it is, and a rename would not ask
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("xb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())  # on the disk before its name is, should the machine stop here
+            os.fsync(file.fileno())  # the content must reach the disk before the name does, in case the machine stops here
         if target.exists():
             shutil.copymode(target, part)
         part.replace(target)

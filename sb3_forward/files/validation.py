@@ -1,4 +1,4 @@
-"""Whether parameters from elsewhere fit a model: found out before anything of it is overwritten."""
+"""Check whether parameters from elsewhere match a model, before any of its own are overwritten."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,11 @@ from stable_baselines3.common.save_util import recursive_getattr
 
 def misfits(model: BaseAlgorithm, found: Any) -> list[str]:
     """
-    List what ``set_parameters`` would stumble over half-way, or training later.
+    List the problems that ``set_parameters`` would meet half-way, or training later.
 
     :param model: the model
-    :param found: what may be like its ``get_parameters()``, and may be anything
-    :return: messages, none if it fits
+    :param found: a dictionary like its ``get_parameters()``, or anything else
+    :return: messages, none if all parameters match
     """
     expected = model.get_parameters()
     problems = list(_other_names(expected, found))

@@ -1,9 +1,9 @@
 """
-Whether a policy says what its blocks and heads say.
+Compare a policy with its blocks and heads.
 
-The fast way through the heads reads cached features. It is right for a policy that says of an observation what its heads say
-of the top features, as SB3's does. A user's own may mask logits in ``evaluate_actions``, scale values, or read more than the
-features; so it is looked at, on rows of the rollout at hand.
+Training on cached features is fast. It is right for a policy whose outputs for an observation are those of its heads for the
+top features, as with SB3's own policies. A user's policy may mask logits in ``evaluate_actions``, scale values, or read more
+than the features. Therefore policy and heads are compared on some rows of the rollout.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ from sb3_forward.local.fingerprint import alike
 from sb3_forward.local.root import at_rest
 from sb3_forward.local.rows import Latents
 
-# The heads that map features: of the actor, and of the critic
+# The heads that map features, of the actor and of the critic
 MAPS = ("action_net", "value_net")
-# What SB3's actor-critic policy says of observations
+# The methods with which SB3's actor-critic policy computes its outputs
 METHODS = (
     "forward",
     "evaluate_actions",
@@ -34,7 +34,7 @@ METHODS = (
 
 
 class Agreement(NamedTuple):
-    """What the blocks and heads of a policy have in common with the policy, on some rows."""
+    """The outputs that the heads of a policy have in common with the policy, on some rows."""
 
     actions: bool  # log-probabilities and entropies of the heads on the features are those of `evaluate_actions`
     values: bool  # so are the values
@@ -42,14 +42,16 @@ class Agreement(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether cached features do."""
+        """Return whether the heads can be trained on cached features."""
         return self.actions and self.values
 
 
 def overridden(policy: ActorCriticPolicy) -> list[str]:
     """
+    List the methods of SB3's policy that a policy overrides.
+
     :param policy: an actor-critic policy
-    :return: the methods of SB3's that it has others for: what they say may change from rollout to rollout
+    :return: their names; the outputs of such a method may change from rollout to rollout
     """
     return [
         name for name in METHODS if name in vars(policy) or getattr(type(policy), name) is not getattr(ActorCriticPolicy, name)
@@ -64,14 +66,14 @@ def agreement(
     say: Callable[[], tuple[HeadOutputs, th.Tensor]],
 ) -> Agreement:
     """
-    Compare what a policy says with what its heads say.
+    Compare the outputs of a policy with those of its heads.
 
     :param policy: the policy; it is left as it was
     :param features: top features of actor and critic, (B, d) each
     :param observations: the same B rows
-    :param actions: taken there
-    :param say: what the heads say of the features: of the actions, and the values (B,)
-    :return: what is the same
+    :param actions: the actions taken there
+    :param say: computes the outputs of the heads for the features: those for the actions, and the values (B,)
+    :return: which outputs are the same
     """
     with at_rest(policy), th.no_grad():
         with inputs_of(policy) as read:
@@ -82,8 +84,8 @@ def agreement(
         try:
             outputs, own_values = say()
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-            return Agreement(False, False, reading)  # the heads do not take the features
-    # Without a closed form, SB3 estimates it from the log-probabilities
+            return Agreement(False, False, reading)  # the heads cannot read the features
+    # Without a closed form of the entropy, SB3 estimates it from the log-probabilities
     same_entropy = entropy is None or alike(outputs.entropy, entropy)
     return Agreement(alike(outputs.log_prob, log_prob) and same_entropy, alike(own_values, values.flatten()), reading)
 
@@ -91,10 +93,10 @@ def agreement(
 @contextmanager
 def inputs_of(policy: ActorCriticPolicy) -> Iterator[dict[str, list[Any]]]:
     """
-    Watch what the heads read.
+    Collect the inputs of the heads, within ``with``.
 
     :param policy: the policy
-    :return: by path of each head and of the modules in it, the first argument of every call
+    :return: the first argument of every call, by path of each head and of the modules in it
     """
     heads = {path: module for path, module in policy.named_modules() if path.split(".")[0] in MAPS}
     read: dict[str, list[Any]] = {path: [] for path in heads}

@@ -1,9 +1,9 @@
 """
-The action head's forward and backward pass in closed form, without a graph: a few operations per minibatch, where distribution
-objects and automatic differentiation take dozens.
+Compute the action head's forward and backward pass in closed form, without a graph.
 
-For a linear head under categorical or diagonal Gaussian actions. All else goes through the policy's own distribution; where
-both apply, they agree to rounding.
+A minibatch takes a few operations, where distribution objects and automatic differentiation take dozens. The closed form
+covers a linear head with categorical or diagonal Gaussian actions. All others go through the policy's own distribution; where
+both apply, they agree up to rounding.
 """
 
 import math
@@ -21,7 +21,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 class HeadOutputs(NamedTuple):
-    """What the heads say of B rows."""
+    """The outputs of the heads for B rows."""
 
     log_prob: th.Tensor  # (B,) of the actions taken
     entropy: th.Tensor  # (B,)
@@ -30,23 +30,23 @@ class HeadOutputs(NamedTuple):
     @classmethod
     def of(cls, log_prob: th.Tensor, entropy: th.Tensor | None, values: th.Tensor | None) -> "HeadOutputs":
         """
-        Complete what a policy gives.
+        Make the outputs from those of a policy.
 
         :param log_prob: (B,) of the actions taken
-        :param entropy: (B,), None without a closed form: then it is estimated from the log-probabilities, as SB3 does
+        :param entropy: (B,), None without a closed form; it is then estimated from the log-probabilities, as SB3 does
         :param values: (B, 1) or (B,), None where they are not trained on the gradient of a loss
         :return: the outputs
         """
         return cls(log_prob, -log_prob if entropy is None else entropy, None if values is None else values.flatten())
 
     def detached(self) -> "HeadOutputs":
-        """The same values without their graph."""
+        """Detach the outputs from their graph."""
         values = None if self.values is None else self.values.detach()
         return HeadOutputs(self.log_prob.detach(), self.entropy.detach(), values)
 
 
 class Slopes(NamedTuple):
-    """Derivatives of the loss with respect to what the heads say, in the same order."""
+    """Derivatives of the loss with respect to the outputs of the heads, in the same order."""
 
     log_prob: th.Tensor  # (B,)
     entropy: float  # the same for each row
@@ -58,8 +58,10 @@ Backward = Callable[[Slopes], None]
 
 def applies(policy: ActorCriticPolicy) -> bool:
     """
+    Check whether the closed form applies to a policy.
+
     :param policy: an actor-critic policy, both heads of which are linear
-    :return: whether :func:`forward` is what the policy's own distribution would say
+    :return: whether :func:`forward` computes the outputs of the policy's own distribution
     """
     if type(policy)._get_action_dist_from_latent is not ActorCriticPolicy._get_action_dist_from_latent:
         return False
@@ -72,11 +74,13 @@ def forward(
     policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, scale: th.Tensor | None = None
 ) -> tuple[HeadOutputs, Backward]:
     """
-    :param policy: one that :func:`applies` to
+    Compute the outputs of the action head, and prepare its backward pass.
+
+    :param policy: a policy that :func:`applies` to
     :param latent_pi: (B, d_pi) inputs of the action head
     :param actions: (B,) for Discrete, else (B, k)
-    :param scale: (k,) units of the head's outputs, None if they are one
-    :return: what the head says, and what writes the gradients of its parameters, given the slopes of a loss
+    :param scale: (k,) units of the head's outputs; None if all are one
+    :return: the outputs, and a function that takes the slopes of a loss and writes the gradients of the head's parameters
     """
     head = policy.action_net
     assert isinstance(head, nn.Linear)
@@ -101,7 +105,7 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     """
     Compute :func:`sb3_forward.heads.guidance.improved_outputs` in closed form.
 
-    :param policy: one that :func:`applies` to
+    :param policy: a policy that :func:`applies` to
     :param latent_pi: (N, d_pi) inputs of the action head
     :param actions: (N,) for Discrete, else (N, k)
     :param advantages: (N,)
@@ -158,10 +162,10 @@ def through_graph(parameters: Iterable[nn.Parameter], outputs: HeadOutputs, slop
     """
     Write the gradients of the heads' parameters by automatic differentiation of their outputs.
 
-    :param parameters: of the heads; those that the loss does not read have no gradient afterwards, and so stay as they are:
-        with a gradient of zero, their weights could decay
-    :param outputs: with their graph
-    :param slopes: of the loss
+    :param parameters: parameters of the heads; those that the loss does not read end without a gradient, and so stay as they
+        are: a gradient of zero could let their weights decay
+    :param outputs: outputs with their graph
+    :param slopes: slopes of the loss
     """
     for parameter in parameters:
         parameter.grad = None
@@ -179,7 +183,7 @@ def flat(parameters: list[nn.Parameter]) -> th.Tensor:
     Give parameters gradients that are views of one tensor.
 
     :param parameters: the parameters, at least one
-    :return: the tensor, (K,)
+    :return: the tensor of gradients, (K,)
     """
     whole = th.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
     for parameter, part in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):

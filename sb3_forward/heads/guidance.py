@@ -1,8 +1,8 @@
 """
-The guidance of the hidden layers: outputs that the heads should have, read off at the heads in the forward pass.
+Compute the guidance of the hidden layers: the outputs that the heads should have.
 
-For the critic these are the returns. For the actor they are the outputs of the action head after one policy-gradient step of
-their own. Nothing is carried back through a weight.
+For the critic these are the returns. For the actor they are the outputs of the action head after one policy-gradient step on
+the outputs themselves. No gradient is carried back through a weight.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from torch.distributions import Normal
 from sb3_forward.heads import gradients
 from sb3_forward.heads.training import CachedRollout, Observations
 
-# Log-probabilities (N,) of actions, and the distribution that they are of
+# Log-probabilities (N,) of actions, and their distribution
 LogProb = tuple[th.Tensor, Distribution]
 
 
@@ -26,12 +26,12 @@ def guidance(
     policy: ActorCriticPolicy, rollout: CachedRollout, observations: Observations | None, pass_rows: int
 ) -> dict[str, th.Tensor]:
     """
-    Compute the guidance of a rollout. Rows between which it differs are drawn apart, others together.
+    Compute the guidance of a rollout.
 
     :param policy: the actor-critic policy
-    :param rollout: N rows
-    :param observations: of the same rows, if the policy computes from them more than its heads do; else None
-    :param pass_rows: of one forward pass from observations
+    :param rollout: N rows of a rollout
+    :param observations: observations of the same rows, if the policy computes more from them than its heads do; else None
+    :param pass_rows: rows of one forward pass from observations
     :return: by role, ``"actor"`` (N, k) and ``"critic"`` (N, 1)
     :raises ValueError: if it is not finite
     """
@@ -59,16 +59,17 @@ def improved_outputs(
     observations: PyTorchObs | None = None,
 ) -> th.Tensor:
     """
-    Compute the outputs of the action head after a policy-gradient step of their own: outputs plus advantage times score. The
-    score is ``onehot(a) - pi`` for the logits of discrete actions, and ``a - mu`` (times the variance: the natural gradient)
-    for Gaussian means, which come in units of the standard deviation.
+    Compute the outputs of the action head after a policy-gradient step on the outputs: outputs plus advantage times score.
+
+    For the logits of discrete actions, the score is ``onehot(a) - pi``. For Gaussian means it is multiplied by the variance,
+    which gives ``a - mu`` and the natural gradient; the result is in units of the standard deviation.
 
     :param policy: the actor-critic policy
     :param latent_pi: (N, d_pi) top features of the actor
     :param actions: the actions taken
-    :param advantages: (N,) of these, of about unit variance
-    :param observations: the same rows, if the policy computes from them more than its heads do; else None
-    :return: (N, k), k the number of outputs of the action head, of all its layers together where it gives no single tensor
+    :param advantages: (N,) advantages of these, of about unit variance
+    :param observations: observations of the same rows, if the policy computes more from them than its heads do; else None
+    :return: (N, k), k the number of outputs of the action head, or of all its layers together if it returns no single tensor
     """
     if observations is None and gradients.applies(policy):
         return gradients.improved_outputs(policy, latent_pi, actions, advantages)
@@ -81,13 +82,13 @@ def improved_outputs(
 
     outputs, log_prob, distribution = _with_outputs([policy.action_net], evaluate)
     if not outputs:
-        # The head gives no single tensor, or is not called itself: take the outputs of its layers
+        # If the head returns no single tensor, or is not called itself, the outputs of its layers take its place
         layers = [module for module in policy.action_net.modules() if module._parameters]
         outputs, log_prob, distribution = _with_outputs(layers, evaluate)
     scores = th.autograd.grad(log_prob.sum(), outputs, allow_unused=True) if outputs else []
     known = [(output.detach(), score) for output, score in zip(outputs, scores, strict=True) if score is not None]
     if not known:
-        return advantages[:, None]  # nothing is known of such a head: rows are told apart by their advantages
+        return advantages[:, None]  # no output of such a head can be read, so that only the advantages are left
     improved, score = (th.cat(columns, dim=1) for columns in zip(*known, strict=True))
     normal = getattr(distribution, "distribution", None)
     if not isinstance(normal, Normal) or normal.mean.shape != improved.shape:
@@ -99,7 +100,7 @@ def improved_outputs(
 def _with_outputs(
     layers: Iterable[nn.Module], evaluate: Callable[[], LogProb]
 ) -> tuple[list[th.Tensor], th.Tensor, Distribution]:
-    """Evaluate, and collect the outputs of layers of the action head meanwhile; none if one is not a vector per row."""
+    """Evaluate actions, and collect the outputs of layers meanwhile; return none of them if one is not a vector per row."""
     outputs: list[Any] = []
     handles = [layer.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for layer in layers]
     try:

@@ -1,5 +1,5 @@
 """
-The heads as a model: how they can be trained, their outputs, and ridge regressions of both.
+Model the heads: choose how they are trained, compute their outputs, and fit them by ridge regression.
 
 The features under the heads are constant, so each head is a linear model. It keeps no data.
 """
@@ -19,12 +19,12 @@ from sb3_forward.local.finite import parameter_problem
 from sb3_forward.local.optimizers import Maker, build_optimizer
 from sb3_forward.local.rows import Latents
 
-# Of the rows that the values are fitted on, those with returns count for this share at least (our choice)
+# In the fit of the values, rows with returns have at least this share of the weight (our choice)
 ROLLOUT_SHARE = 1 / 8
 
-# Gram matrix of features and intercept, (d + 1, d + 1), None of no rows; and their number
+# Gram matrix of features and intercept, (d + 1, d + 1), None without rows; and the number of rows
 Held = tuple[th.Tensor | None, int]
-# From the weights (d + 1, 1) of a value head to features times (return - value), summed over some rows
+# Maps the weights (d + 1, 1) of a value head to the sum of features times (return - value) over some rows
 Moments = Callable[[th.Tensor], th.Tensor]
 
 
@@ -51,7 +51,8 @@ class Heads:
         """
         Choose how the heads are trained.
 
-        :param agreement: between the heads and the policy; None if it is not known yet, and taken to be complete
+        :param agreement: between the heads and the policy; None if they have not been compared, which counts as complete
+            agreement
         """
         policy = self.policy
         self.through_policy = agreement is not None and not agreement.complete  #: else on cached features
@@ -63,7 +64,7 @@ class Heads:
         # The first layer of a deeper head can be refitted, too
         reading = linear if agreement is None else agreement.reading
         self.refitted = [path for path in reading if self._is_linear(policy.get_submodule(path))]
-        # A linear value head is fitted, see `fit_values`; only another one is trained on the gradient of the value loss
+        # A linear value head is fitted, see `fit_values`; any other is trained on the gradient of the value loss
         self.fits_values = "value_net" in self.linear_heads and (agreement is None or agreement.values)
         log_stds = [] if self.log_std is None else [self.log_std]
         trained = any(self.log_std is own for own in self.parameters) and not gradient_hooks(log_stds)
@@ -72,8 +73,9 @@ class Heads:
 
     def _is_linear(self, head: nn.Module) -> bool:
         """
-        Whether a head is a plain linear map that is trained as a whole: nothing else makes its weights, its outputs or its
-        gradients.
+        Check whether a head is a plain linear map that is trained as a whole.
+
+        Nothing else may compute its weights, its outputs or its gradients.
         """
         own = dict(head.named_parameters())
         trained = set(map(id, own.values())) <= set(map(id, self.parameters))
@@ -88,7 +90,8 @@ class Heads:
         :param lr: learning rate of all until :meth:`set_learning_rates`, >= 0
         :param kwargs: further arguments of the optimizer, copied
         """
-        # Heads exchanged in a built model may all be unknown to its optimizer: there is no optimizer of nothing
+        # A user may have replaced all heads of a built model, and its optimizer then has none of their parameters. PyTorch
+        # makes no optimizer without parameters
         nothing = [nn.Parameter(th.zeros(0))]
         self.optimizer = build_optimizer(maker, self.parameters or nothing, lr, kwargs)
 
@@ -96,8 +99,8 @@ class Heads:
         """
         Set the learning rates of the next steps.
 
-        :param maps: of all but ``log_std``, >= 0
-        :param log_std: of the spread of Gaussian actions, >= 0
+        :param maps: learning rate of all parameters but ``log_std``, >= 0
+        :param log_std: learning rate of ``log_std``, >= 0
         """
         for group in self.optimizer.param_groups:
             group["lr"] = log_std if group["params"][0] is self.log_std else maps
@@ -110,7 +113,7 @@ class Heads:
         :param parts: features of actor (N_i, d_pi) and critic (N_i, d_vf), of N rows in all
         :return: (N, k) each, in the order of :attr:`refitted`
         """
-        # Parts are joined for one head after the other: a copy of all features would be most of an update's memory
+        # Parts are joined for one head after the other, since a copy of all features would take most of an update's memory
         read = list(zip(*parts, strict=True))
         sides = ((path, read[_side(path)]) for path in self.refitted)
         return [self.policy.get_submodule(path)(own[0] if len(own) == 1 else th.cat(own)) for path, own in sides]
@@ -118,12 +121,13 @@ class Heads:
     @th.no_grad()
     def refit(self, outputs: list[th.Tensor], features: Latents, sample: SampleFeatures | None) -> float | None:
         """
-        Fit the heads by ridge regression to their outputs before their features moved (our choice), so that the steps of the
-        hidden layers change neither policy nor values more than they must.
+        Fit the heads by ridge regression to their outputs before their features moved (our choice).
 
-        :param outputs: those of before, see :meth:`outputs`, of N rows and then of the sample
-        :param features: of actor (N, d_pi) and critic (N, d_vf) on these rows as they are now
-        :param sample: features of past observations as they are now, None if there are none
+        The steps of the hidden layers then change policy and values no more than they must.
+
+        :param outputs: outputs before the features moved, from :meth:`outputs`, of N rows and then of the sample
+        :param features: present features of actor (N, d_pi) and critic (N, d_vf) on these rows
+        :param sample: present features of past observations, None if there are none
         :return: relative drift without the refit: norm of the change of the action head's outputs over the norm of the centred
             outputs (of its first layer if it is deeper, None if no such layer is linear)
         :raises ValueError: if a fit is not finite; that head has not moved then
@@ -143,20 +147,22 @@ class Heads:
     @th.no_grad()
     def fit_values(self, features: th.Tensor, moments: Moments, held: Held = (None, 0), iterations: int = 1) -> None:
         """
-        Fit a linear value head by ridge regression, from the weights that it has (our choice): to the returns on some rows,
-        and to its own values on others.
+        Fit a linear value head by ridge regression, starting from its weights (our choice).
 
-        :param features: (N, d_vf) of the critic
-        :param moments: these features and the intercept times (return - value), summed over the rows
-        :param held: Gram matrix of features and intercept on rows where the values are to stay, and how many these are
+        It is fitted to the returns on some rows, and to its own values on others.
+
+        :param features: (N, d_vf) features of the critic
+        :param moments: computes the sum of these features and the intercept times (return - value) over the rows
+        :param held: Gram matrix of features and intercept on rows where the values should stay, and the number of these rows
         :param iterations: regressions one after the other, where returns depend on the values; >= 1
         :raises ValueError: if a fit is not finite; the head has not moved then
         """
         head, rows = self.policy.value_net, len(features)
         held_gram, held_rows = held
-        # Else a rollout of a few rows would hardly count among thousands: the values would lag behind the policy
+        # With full weight on held rows, a rollout of a few rows would hardly count among thousands, and the values would lag
+        # behind the policy
         weight = min((1 / ROLLOUT_SHARE - 1) * rows / max(held_rows, 1), 1.0)
-        # Returns are noisy, and few rows determine little: the penalty weighs as much as one row, too
+        # Returns are noisy and few rows determine little, so that the penalty has at least the weight of one row
         ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)
         gram = gram_matrix(features)
         if held_gram is not None:
@@ -181,5 +187,5 @@ class Heads:
 
 
 def _side(path: str) -> int:
-    """Whose features a head, or a module in it, reads: 0 for the actor's, 1 for the critic's."""
+    """Return whose features a head, or a module in it, reads: 0 for the actor's, 1 for the critic's."""
     return MAPS.index(path.split(".")[0])

@@ -1,5 +1,5 @@
 """
-Ridge regression for linear heads: on which past features they are held, and the lambda-returns that values are fitted to.
+Fit linear heads by ridge regression, and gather the moments of lambda-returns.
 
 The last row and column of a Gram matrix, and the last row of weights, belong to the intercept.
 """
@@ -15,7 +15,7 @@ from sb3_forward.local.rows import Latents
 
 # Penalty on a refit's change of the weights, relative to the mean sum of squares of the features (our choice)
 REFIT_RIDGE = 1e-3
-# The whitened coordinates of rollouts of fewer rows are those of the sample (our choice)
+# Rollouts of fewer rows use the whitened coordinates of the sample (our choice)
 WHITENING_ROWS = 512
 
 
@@ -35,7 +35,7 @@ def gram_matrix(features: th.Tensor) -> th.Tensor:
 
 def cross_moments(features: th.Tensor, targets: th.Tensor) -> th.Tensor:
     """
-    Multiply features and intercept by targets, summed over the rows.
+    Multiply features and intercept by targets, and sum over the rows.
 
     :param features: (N, d)
     :param targets: (N, k)
@@ -46,11 +46,13 @@ def cross_moments(features: th.Tensor, targets: th.Tensor) -> th.Tensor:
 
 def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
     """
-    Solve a ridge regression. The intercept is penalised as the weights are: they share the mean of the targets between them,
-    and it does not spread to features that were never seen.
+    Solve a ridge regression.
 
-    :param gram: (D, D) of the features, overwritten
-    :param moments: (D, k) features times targets, summed
+    The intercept is penalised like the weights. They share the mean of the targets, so that less of it spreads to features
+    that were never seen.
+
+    :param gram: (D, D) Gram matrix of the features, overwritten
+    :param moments: (D, k) sum of features times targets
     :param ridge: the penalty, relative to the mean sum of squares of the features
     :return: (D, k); not finite if there is no solution
     """
@@ -61,22 +63,22 @@ def factor_ridge(gram: th.Tensor, ridge: float) -> tuple[th.Tensor, th.Tensor]:
     """
     Factor the matrix of a ridge regression, to solve it for several targets.
 
-    :param gram: (D, D) of the features, overwritten
+    :param gram: (D, D) Gram matrix of the features, overwritten
     :param ridge: the penalty, see :func:`solve_ridge`
     :return: factors and pivots
     """
     gram.diagonal().add_(ridge * gram.diagonal().mean())
-    # Without a check that would synchronise a GPU; callers refuse what is not finite
+    # Errors are not checked here, since a check would synchronise a GPU; callers refuse numbers that are not finite
     factors, pivots, _ = th.linalg.lu_factor_ex(gram)
     return factors, pivots
 
 
 def solve_factored(factors: tuple[th.Tensor, th.Tensor], moments: th.Tensor) -> th.Tensor:
     """
-    Solve a ridge regression.
+    Solve a ridge regression from its factors.
 
     :param factors: from :func:`factor_ridge`
-    :param moments: (D, k) features times targets, summed
+    :param moments: (D, k) sum of features times targets
     :return: (D, k); not finite if there is no solution
     """
     return th.linalg.lu_solve(*factors, moments)
@@ -84,10 +86,11 @@ def solve_factored(factors: tuple[th.Tensor, th.Tensor], moments: th.Tensor) -> 
 
 class ReturnMoments:
     """
-    Features and intercept times (return - value), summed over steps, as a function of the weights ``w`` of a value head. It is
-    ``b - A w``, since lambda-returns are linear in the weights. Regressions on them one after the other, each from the values
-    of the one before, are LSPE(lambda) (A. Nedic and D. P. Bertsekas, "Least squares policy evaluation algorithms with linear
-    function approximation", 2003).
+    The sum over steps of features and intercept times (return - value), as a function of the weights ``w`` of a value head.
+
+    It is ``b - A w``, since lambda-returns are linear in the weights. Regressions on it one after the other, each from the
+    weights of the one before, are LSPE(lambda) (A. Nedic and D. P. Bertsekas, "Least squares policy evaluation algorithms with
+    linear function approximation", 2003).
 
     :param matrix: A, (D, D) with D = d + 1
     :param vector: b, (D, 1)
@@ -101,7 +104,7 @@ class ReturnMoments:
         """
         Compute the moments.
 
-        :param weights: (D, 1) of the value head, intercept last
+        :param weights: (D, 1) weights of the value head, intercept last
         :return: (D, 1)
         """
         return th.addmm(self.vector, self.matrix, weights, alpha=-1)
@@ -111,11 +114,12 @@ def return_moments(
     features: th.Tensor, following: th.Tensor, rewards: np.ndarray, discounts: np.ndarray, gae_lambda: float
 ) -> ReturnMoments:
     """
-    Gather the moments of lambda-returns by eligibility traces: features times (return - value) add up to traces times
-    temporal differences.
+    Gather the moments of lambda-returns by eligibility traces.
 
-    :param features: (T, E, d) of the critic, of E environments, one step after the other
-    :param following: (T, E, d + 1) discounted features and intercept of what follows each step, zero where an episode
+    The sum of features times (return - value) equals the sum of traces times temporal differences.
+
+    :param features: (T, E, d) features of the critic in E environments, one step after the other
+    :param following: (T, E, d + 1) discounted features and intercept of the state after each step, zero where an episode
         terminates
     :param rewards: (T, E)
     :param discounts: (T, E) gamma, zero where an episode ends
@@ -136,11 +140,12 @@ def return_moments(
 
 def follow_from_rewards(buffer: RolloutBuffer, last_values: np.ndarray, starts: np.ndarray) -> bool:
     """
-    Tell whether the returns of a rollout are lambda-returns of its rewards and values, as SB3 computes them: a callback may
-    have written others.
+    Check whether the returns of a rollout are lambda-returns of its rewards and values, as SB3 computes them.
+
+    A callback may have written other returns.
 
     :param buffer: the rollout of E environments
-    :param last_values: (E,) of the observations after the last step
+    :param last_values: (E,) values of the observations after the last step
     :param starts: (E,) whether an episode starts with the step after the rollout
     :return: whether they are
     """
@@ -157,7 +162,7 @@ def follow_from_rewards(buffer: RolloutBuffer, last_values: np.ndarray, starts: 
 
 class SampleFeatures:
     """
-    Top features of a sample of past observations; what is derived of them is computed when it is asked for, and once.
+    Top features of a sample of past observations; derived matrices are computed once, when they are first read.
 
     :param latents: features of actor (M, d_pi) and critic (M, d_vf), M >= 1
     """
@@ -182,13 +187,13 @@ class SampleFeatures:
 
     @property
     def moments(self) -> th.Tensor:
-        """Second moments of the actor's features, (d_pi, d_pi)."""
+        """Compute the second moments of the actor's features, (d_pi, d_pi)."""
         gram = self.gram(0)
         return gram[:-1, :-1] / gram[-1, -1]
 
     @cached_property
     def basis(self) -> Basis:
-        """Whitened coordinates of the actor's features."""
+        """Compute the basis of the actor's whitened coordinates."""
         return Basis.of(self.moments, len(self))
 
 
@@ -198,7 +203,7 @@ def refit_step(side: int, features: list[th.Tensor], residuals: list[th.Tensor],
 
     :param side: 0 for the actor's features, 1 for the critic's
     :param features: (N, d) of the rows, and (M, d) of the sample
-    :param residuals: (N, k) and (M, k), wanted outputs less those of the head
+    :param residuals: (N, k) and (M, k), wanted outputs minus those of the head
     :param sample: the sample
     :return: (d + 1, k) to add to the weights
     """
@@ -212,10 +217,12 @@ def refit_step(side: int, features: list[th.Tensor], residuals: list[th.Tensor],
 @th.no_grad()
 def basis_of(features: th.Tensor, sample: SampleFeatures | None) -> Basis:
     """
-    Choose the coordinates for a rollout. Rollout and sample count half each: steps that hardly show on the rollout could do
-    anything in states that it has left.
+    Choose the whitened coordinates for a rollout.
 
-    :param features: (N, d) of the actor
+    Rollout and sample count half each. Otherwise, steps that hardly change the outputs on the rollout could change them
+    arbitrarily in states that it has left.
+
+    :param features: (N, d) features of the actor
     :param sample: features of past observations, None if there are none
     :return: the coordinates
     """
@@ -224,4 +231,4 @@ def basis_of(features: th.Tensor, sample: SampleFeatures | None) -> Basis:
         return Basis.of(features.T @ features / rows, rows)
     if rows >= WHITENING_ROWS:
         return Basis.of((features.T @ features / rows + sample.moments) / 2, rows + len(sample))
-    return sample.basis  # fewer rows determine no covariance, and the sample stays for many such rollouts
+    return sample.basis  # few rows determine no covariance, and the sample serves many such rollouts

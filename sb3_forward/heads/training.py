@@ -1,7 +1,7 @@
 """
-Steps of the heads on the policy gradient, over features that are constant.
+Train the heads on the policy gradient, over constant features.
 
-The heads are trained on cached features. Where the policy computes more than its heads do, see
+The heads are trained on cached features. If the policy computes more than its heads do, see
 :mod:`sb3_forward.heads.agreement`, they are trained through its ``evaluate_actions``, whose graph begins at the heads.
 """
 
@@ -23,12 +23,12 @@ from sb3_forward.heads.regression import SampleFeatures, basis_of
 from sb3_forward.heads.whitening import Whitening, output_scale
 from sb3_forward.local.network import HIDDEN
 
-# From indices (B,) to these observations of a rollout
+# Maps indices (B,) to these observations of a rollout
 Observations = Callable[[th.Tensor], PyTorchObs]
 
 
 class CachedRollout(NamedTuple):
-    """N rows of top features, actions, and what the loss of the heads needs beside them."""
+    """N rows of a rollout: top features, actions, and the other columns that the loss of the heads reads."""
 
     latent_pi: th.Tensor  # (N, d_pi)
     latent_vf: th.Tensor  # (N, d_vf)
@@ -50,21 +50,23 @@ class CachedRollout(NamedTuple):
         return CachedRollout(*columns)
 
 
-# From a minibatch and the outputs of the heads to the slopes of the loss; None: no step
+# Maps a minibatch and the outputs of the heads to the slopes of the loss; None for no step
 Objective = Callable[[CachedRollout, HeadOutputs], Slopes | None]
 
 
 class HeadTraining:
     """
-    The training of the heads on one rollout, within ``with``. The optimizer of a linear action head works in whitened
-    coordinates of the features (see :func:`~sb3_forward.heads.regression.basis_of`), in units of the standard deviation of
-    Gaussian actions: the narrower the policy, the more a step changes it (our choice).
+    The training of the heads on one rollout, within ``with``.
+
+    The optimizer of a linear action head works in whitened coordinates of the features (see
+    :func:`~sb3_forward.heads.regression.basis_of`). Its outputs are in units of the standard deviation of Gaussian actions,
+    since a step of given length changes a narrow policy more than a wide one (our choice).
 
     :param heads: the heads
     :param rollout: N rows
     :param sample: features of past observations, None if there are none
     :param whiten: False for the coordinates of the features themselves
-    :param observations: from indices to observations of the rollout, needed if the heads are trained through the policy
+    :param observations: maps indices to observations of the rollout; needed if the heads are trained through the policy
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class HeadTraining:
         self._groups = heads.clip_groups[:1] if heads.fits_values else heads.clip_groups
         self._flat: list[th.Tensor] = []  # gradients of each group in one tensor, so that a norm is one operation
         if heads.fits_values or heads.through_policy:
-            rollout = rollout._replace(latent_vf=rollout.latent_vf[:, :0])  # not read, and every epoch shuffles it
+            rollout = rollout._replace(latent_vf=rollout.latent_vf[:, :0])  # it is not read, and every epoch would shuffle it
         if heads.through_policy:
             indices = th.arange(len(rollout.returns), device=rollout.returns.device)
             rollout = rollout._replace(latent_pi=rollout.latent_pi[:, :0], indices=indices)
@@ -113,9 +115,9 @@ class HeadTraining:
         Make one optimizer step of the heads.
 
         :param batch: B rows of :attr:`rollout`
-        :param objective: the loss, by its slopes
+        :param objective: computes the slopes of the loss
         :param max_grad_norm: clip the gradient norm of each head to this
-        :return: whether a step was made: not if the objective gives no slopes
+        :return: whether a step was made; False if the objective gives no slopes
         :raises ValueError: if a gradient is not finite; no weight has moved then
         """
         if self.heads.closed_form:
@@ -131,7 +133,7 @@ class HeadTraining:
             return True
         self._whitening.pull_gradients()
         _clip(self._graph_gradients(), max_grad_norm)
-        # The policy calls the head for features, whatever it makes of it: the step alone is whitened
+        # The policy calls the head with plain features and may change its outputs, so that only the step is whitened
         self._whitening.enter()
         try:
             self.heads.optimizer.step()
@@ -168,7 +170,9 @@ class HeadTraining:
 
     @contextmanager
     def _hidden_layers_at_rest(self) -> Iterator[None]:
-        """As in a rollout, dropout off; and constant, so that graphs begin at the heads."""
+        """
+        Turn dropout off below the heads, as in a rollout, and make the layers constant, so that graphs begin at the heads.
+        """
         policy, own = self.heads.policy, set(map(id, self.heads.parameters))
         constant = [p for p in policy.parameters() if p.requires_grad and id(p) not in own]
         parts = {id(part): part for part in (getattr(policy, name, None) for name in HIDDEN) if part is not None}
@@ -203,11 +207,12 @@ def _clip(gradients_by_head: list[list[th.Tensor]], max_grad_norm: float) -> Non
 
 def standardised(advantages: th.Tensor) -> th.Tensor:
     """
-    Advantages as SB3 normalises them, each row by itself; of one advantage there is no deviation
-    (https://github.com/DLR-RM/stable-baselines3/issues/325).
+    Normalise advantages as SB3 does, each row by itself.
+
+    A single advantage has no standard deviation (https://github.com/DLR-RM/stable-baselines3/issues/325).
 
     :param advantages: (..., N)
-    :return: the same with mean zero and deviation one; as they were where N is one
+    :return: the same with mean zero and standard deviation one; unchanged if N is one
     """
     if advantages.shape[-1] < 2:
         return advantages
@@ -220,7 +225,7 @@ def evaluate(heads: Heads, rollout: CachedRollout) -> HeadOutputs:
 
     :param heads: the heads
     :param rollout: N rows of features and actions
-    :return: log-probabilities of the actions and entropies, and the values where they have a gradient to follow
+    :return: log-probabilities of the actions and entropies, and the values if they are trained on a gradient
     """
     distribution = heads.policy._get_action_dist_from_latent(rollout.latent_pi)
     values = None if heads.fits_values else heads.policy.value_net(rollout.latent_vf)

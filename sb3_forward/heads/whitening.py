@@ -1,8 +1,8 @@
 """
-Whitened coordinates of a linear head's inputs.
+Whiten the inputs of a linear head.
 
-What slows the training of a linear model is the correlation of its inputs: the action head's optimizer works in coordinates
-without it (our choice).
+Correlated inputs slow down the training of a linear model, so the action head's optimizer works in coordinates without
+correlation (our choice).
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
 
-# Directions of the features with less than this share of the mean variance are damped, not blown up (our choice)
+# Directions of the features with less than this share of the mean variance are damped, not amplified (our choice)
 WHITENING_RIDGE = 0.1
 
 
 class Basis(NamedTuple):
-    """Where the coordinates ``z = features S`` lie."""
+    """The basis of the coordinates ``z = features S``."""
 
     whitening: th.Tensor  # S, (d, d), symmetric
     inverse: th.Tensor  # of S, (d, d)
@@ -26,11 +26,13 @@ class Basis(NamedTuple):
     @classmethod
     def of(cls, moments: th.Tensor, rows: int) -> "Basis":
         """
+        Compute the basis from second moments.
+
         :param moments: (d, d) second moments of features, overwritten
-        :param rows: of how many they are
+        :param rows: number of rows that the moments are a mean of
         :return: ``S`` with ``S S^T`` the inverse of the ridged moments
         """
-        # Few rows say little about a covariance: they must not blow up what they do not show
+        # Few rows determine a covariance poorly: directions that they hardly show must not be amplified
         ridge = (WHITENING_RIDGE + 1 / rows) * moments.diagonal().mean()
         ridge = ridge.clamp_min(th.finfo(moments.dtype).eps)
         # The ridge goes in first: in single precision the decomposition of a rank-deficient matrix can come out as NaN
@@ -42,10 +44,10 @@ class Basis(NamedTuple):
 
 class Whitening:
     """
-    A linear head that reads whitened coordinates, and speaks in units.
+    A linear head in whitened coordinates of its inputs and in units of its outputs.
 
     :param head: the linear head
-    :param basis: of the coordinates
+    :param basis: basis of the coordinates
     :param scale: (k,) unit of each output, > 0: the standard deviation for the means of Gaussian actions; None for logits
     """
 
@@ -61,20 +63,22 @@ class Whitening:
 
     def coordinates(self, features: th.Tensor) -> th.Tensor:
         """
+        Compute the whitened coordinates of features.
+
         :param features: (N, d) inputs of the head
-        :return: (N, d) the same in whitened coordinates
+        :return: (N, d) their coordinates
         """
         return features @ self.basis
 
     @th.no_grad()
     def enter(self) -> None:
-        """Give the head the parameters that say of whitened coordinates, in the units, what it said of the features."""
+        """Rewrite the head's parameters for whitened inputs and scaled outputs; its function is unchanged."""
         self.head.weight.copy_(self._now[0])
         self.head.bias.copy_(self._now[1])
 
     @th.no_grad()
     def leave(self) -> None:
-        """Give the head back parameters for the features; exactly its old ones if no step was taken in between."""
+        """Rewrite the head's parameters for plain features; without a step in between, they are exactly the old ones."""
         self._now = self.head.weight.clone(), self.head.bias.clone()
         weight, bias = (self._now[0] - self._first[0]) @ self.basis, self._now[1] - self._first[1]
         if self.scale is not None:
@@ -84,7 +88,7 @@ class Whitening:
 
     @th.no_grad()
     def pull_gradients(self) -> None:
-        """Turn the gradients of the head's parameters for features into those of its parameters for coordinates."""
+        """Turn the gradients of the parameters for plain features into those of the parameters for whitened coordinates."""
         weight, bias = self.head.weight.grad, self.head.bias.grad
         if weight is None or bias is None:
             return  # the loss does not read the head
@@ -100,15 +104,16 @@ def output_scale(policy: ActorCriticPolicy, features: th.Tensor | None) -> th.Te
     Find the units of the outputs of an action head.
 
     :param policy: the policy
-    :param features: (N, d) of the actor, to ask the distribution for its deviations; None where ``log_std`` has them
-    :return: (k,) standard deviations of Gaussian actions; None if the outputs are not their means
+    :param features: (N, d) features of the actor, to compute the distribution's standard deviations; None to read them from
+        ``log_std``
+    :return: (k,) standard deviations of Gaussian actions; None if the head's outputs are not their means
     """
     if features is None:
         gaussian = isinstance(policy.action_dist, DiagGaussianDistribution) and getattr(policy, "log_std", None) is not None
         fits = gaussian and len(policy.log_std) == policy.action_net.out_features
         return policy.log_std.exp() if fits else None
     distribution = policy._get_action_dist_from_latent(features).distribution
-    # A head that gives more than means speaks in units of its own
+    # A head that returns more than means has units of its own
     if not isinstance(distribution, Normal) or distribution.mean.shape[1] != policy.action_net.out_features:
         return None
     return distribution.stddev.mean(dim=0)

@@ -1,4 +1,4 @@
-"""The command line of ``python -m sb3_forward.inspect``."""
+"""Read the command line of ``python -m sb3_forward.inspect``, and inspect the model."""
 
 import argparse
 import math
@@ -28,6 +28,8 @@ MIN_STEPS = 256
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """
+    Parse the command line.
+
     :param arguments: the command line
     :return: its values
     """
@@ -70,7 +72,7 @@ def inspect(args: argparse.Namespace) -> None:
         raise UserError(f"--steps must be at least {MIN_STEPS}, got {args.steps:g}: fewer states tell nothing of a layer")
     if args.stats is not None and not args.stats.is_file():
         raise UserError(f"no file {args.stats}")
-    # After the mistakes that can be told at once: these imports take seconds
+    # These imports take seconds, so that they come after the checks that need none of them
     from stable_baselines3.common.utils import explained_variance, set_random_seed
 
     from sb3_forward.inspect.analysis import analyse
@@ -131,7 +133,7 @@ def _make_folder(folder: Path) -> Path:
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Names to the left, numbers to the right
+    # Names are aligned to the left, numbers to the right
     return ["  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
 
 

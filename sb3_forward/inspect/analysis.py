@@ -1,4 +1,4 @@
-"""What there is to say of each layer: of the observation, which nobody has learned, and of every block above it."""
+"""Analyse each layer of a model: the observation, which is not learned, and every block above it."""
 
 import math
 from typing import NamedTuple
@@ -19,41 +19,43 @@ from sb3_forward.local.blocks import as_matrix
 from sb3_forward.local.distances import DISPARITIES, gaussian_disparity, pairwise_distances
 from sb3_forward.local.rows import pick
 
-# Rows per forward pass: bounds the memory of a convolution's activations
+# Rows of one forward pass; they bound the memory of a convolution's activations
 CHUNK = 256
-# Distances are compared between the first so many rows, a multiple of the above
+# Distances are compared between this many rows, the first ones; a multiple of CHUNK
 DISTANCE_ROWS = 512
-# Pairs of them that a Shepard diagram shows
+# Pairs of these rows that a Shepard diagram shows
 PAIRS = 3000
 OBSERVATION = "observation"
 
 
 class Shepard(NamedTuple):
-    """Distances of some pairs of rows, over their mean; in order of the input distances."""
+    """Distances of some pairs of rows, divided by their mean, in order of the input distances."""
 
     inputs: np.ndarray
     outputs: np.ndarray
-    gaussian: np.ndarray  # what the Gaussian disparity makes of the input distances, over its mean
+    gaussian: np.ndarray  # Gaussian disparities of the input distances, over their mean
 
 
 class Layer(NamedTuple):
     """The observation, or a block."""
 
     name: str
-    role: str  # whose it is: actor, critic or shared
+    role: str  # actor, critic or shared
     width: int
     spectrum: np.ndarray  # (min(B, width),) singular values of the centred features, descending
     embedding: np.ndarray  # (B, 2)
-    figures: dict[str, float]  # NaN for what does not apply
+    figures: dict[str, float]  # NaN where a figure does not apply
     shepard: Shepard | None  # None for the observation, which has no inputs
     activity: np.ndarray | None  # (units,) deviation of each unit over their mean, descending
 
 
 def analyse(model: OnPolicyAlgorithm, states: States, seed: int) -> list[Layer]:
     """
+    Analyse the layers of a model.
+
     :param model: a model
-    :param states: states that it came to
-    :param seed: of the untrained network, and of the pairs in the Shepard diagrams
+    :param states: states that it visited
+    :param seed: seed of the untrained network, and of the pairs in the Shepard diagrams
     :return: the observation, then every block from the bottom up
     """
     policy = network_of(model.policy).policy
@@ -70,8 +72,10 @@ def analyse(model: OnPolicyAlgorithm, states: States, seed: int) -> list[Layer]:
 
 def principal_coordinates(features: np.ndarray) -> np.ndarray:
     """
-    The rows in the principal axes of the features: classical scaling (Torgerson 1952) of their distances, hence with all
-    that depends on distances alone, spectrum and linear probes among it.
+    Compute the coordinates of the rows on the principal axes of their features.
+
+    This is classical scaling (Torgerson 1952) of their distances. It keeps all that depends on distances alone, such as the
+    spectrum and linear probes.
 
     :param features: (B, d)
     :return: (B, min(B, d)), the columns centred, uncorrelated, and in descending order of their norms
@@ -141,7 +145,7 @@ def _shepard(inputs: th.Tensor, outputs: th.Tensor, seed: int) -> Shepard:
 
 
 def _record(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[Recording]:
-    """As :func:`record`, chunk by chunk; inputs of the rows alone that distances are compared between."""
+    """Run :func:`record` chunk by chunk, and keep inputs only of the rows that distances are compared between."""
     rows = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
     chunks = [record(policy, pick(observations, slice(first, first + CHUNK))) for first in range(0, rows, CHUNK)]
     return [
@@ -155,7 +159,7 @@ def _record(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[Recordi
 
 
 def _untrained(model: OnPolicyAlgorithm, seed: int) -> ActorCriticPolicy:
-    """The same network with random weights, as ``_setup_model`` makes it."""
+    """Make the same network with random weights, as ``_setup_model`` makes it."""
     with th.random.fork_rng([]):
         th.manual_seed(seed)
         policy = model.policy_class(
@@ -171,8 +175,9 @@ def _untrained(model: OnPolicyAlgorithm, seed: int) -> ActorCriticPolicy:
 
 def _turned(embedding: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
-    Turned and mirrored to lie as near as possible to another embedding of the same rows (orthogonal Procrustes problem): the
-    distances, all that an embedding is about, stay.
+    Turn and mirror an embedding, so that it lies as near as possible to another one of the same rows.
+
+    This is the orthogonal Procrustes problem. Distances, which are all that an embedding shows, stay the same.
     """
     rotation, _ = scipy.linalg.orthogonal_procrustes(embedding, reference)
     return embedding @ rotation

@@ -1,12 +1,12 @@
-"""What features are worth, in a few figures: pure functions of tensors."""
+"""Measure features by a few figures, as pure functions of tensors."""
 
 import torch as th
 
 from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, pairwise_distances
 
-# A unit is dead if it varies no more than this share of what the units of its block do on average. The threshold of the
-# "dormant" units of Sokar et al. (2023), "The Dormant Neuron Phenomenon in Deep Reinforcement Learning"; deviations in the
-# place of their mean magnitudes, so that it holds for other activations than ReLU, too (our choice)
+# A unit is dead if its deviation is no more than this share of the mean deviation of its block's units. The threshold is that
+# of the "dormant" units of Sokar et al. (2023), "The Dormant Neuron Phenomenon in Deep Reinforcement Learning". We take
+# deviations in place of their mean magnitudes, so that it holds for other activations than ReLU, too (our choice)
 DEAD = 0.025
 # A unit is saturated if it is on average this far from the middle of its activation's range to an end of it (our choice)
 SATURATED = 0.95
@@ -14,11 +14,11 @@ SATURATED = 0.95
 
 def singular_values(features: th.Tensor) -> th.Tensor:
     """
-    Singular values of the centred features, their spectrum.
+    Compute the singular values of the centred features, their spectrum.
 
     :param features: (B, d)
-    :return: (min(B, d),) in double precision, descending; what rounding alone may have made is zero; NaN if a feature is not
-        finite
+    :return: (min(B, d),) in double precision, descending; values that rounding alone may have made are zero; NaN if a feature
+        is not finite
     """
     centred = features.double() - features.double().mean(dim=0)
     rows, columns = centred.shape
@@ -32,8 +32,10 @@ def singular_values(features: th.Tensor) -> th.Tensor:
 
 def effective_rank(values: th.Tensor) -> float:
     """
-    How many directions the features really use: the exponential of the entropy of the normalised singular values
-    (Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality").
+    Compute how many directions the features really use.
+
+    It is the exponential of the entropy of the normalised singular values (Roy & Vetterli 2007, "The effective rank: a measure
+    of effective dimensionality").
 
     :param values: singular values, >= 0
     :return: between 1 and the number of values that are not zero; 0 for features that do not vary
@@ -44,9 +46,9 @@ def effective_rank(values: th.Tensor) -> float:
 
 def unit_deviations(outputs: th.Tensor, units: int) -> th.Tensor:
     """
-    How much each unit varies over the rows.
+    Compute how much each unit varies over the rows.
 
-    :param outputs: (B, d), the outputs of a unit side by side: d is a multiple of ``units``
+    :param outputs: (B, d), with the outputs of a unit side by side: d is a multiple of ``units``
     :param units: number of units
     :return: (units,) standard deviation over the rows, as root mean square over the outputs of the unit
     """
@@ -55,9 +57,9 @@ def unit_deviations(outputs: th.Tensor, units: int) -> th.Tensor:
 
 def dead_share(outputs: th.Tensor, units: int) -> float:
     """
-    Share of the units that say the same, whatever the row: see :data:`DEAD`.
+    Compute the share of units whose outputs hardly depend on the row; see :data:`DEAD`.
 
-    :param outputs: (B, d), the outputs of a unit side by side
+    :param outputs: (B, d), with the outputs of a unit side by side
     :param units: number of units
     :return: in [0, 1]
     """
@@ -68,9 +70,9 @@ def dead_share(outputs: th.Tensor, units: int) -> float:
 
 def saturated_share(outputs: th.Tensor, units: int, bounds: tuple[float, float]) -> float:
     """
-    Share of the units that are mostly at an end of their activation's range: see :data:`SATURATED`.
+    Compute the share of units that are mostly at an end of their activation's range; see :data:`SATURATED`.
 
-    :param outputs: (B, d), the outputs of a unit side by side
+    :param outputs: (B, d), with the outputs of a unit side by side
     :param units: number of units
     :param bounds: lower and upper end of the range
     :return: in [0, 1]
@@ -82,8 +84,9 @@ def saturated_share(outputs: th.Tensor, units: int, bounds: tuple[float, float])
 
 def distortion(inputs: th.Tensor, outputs: th.Tensor, disparity: str) -> dict[str, float]:
     """
-    Measure how far the distances between outputs are from those between inputs: by the local losses of
-    :mod:`sb3_forward.local.distances`, without guidance.
+    Measure how far the distances between outputs are from those between inputs.
+
+    The measures are the local losses of :mod:`sb3_forward.local.distances`, without guidance.
 
     :param inputs: (B, d_in)
     :param outputs: (B, d_out)

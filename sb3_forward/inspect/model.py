@@ -1,4 +1,4 @@
-"""Loading a saved model and making the environment that it was trained in, as the RL Zoo or a user's own script did."""
+"""Load a saved model, and make the environment that it was trained in, as the RL Zoo or a user's own script did."""
 
 import json
 import re
@@ -15,14 +15,17 @@ from sb3_forward._cli import UserError, first_line, make_env
 from sb3_forward.inspect.recording import network_of
 
 ALGOS = ("forward_ppo", "forward_a2c", "ppo", "a2c")
-# Environments side by side: with each comes at least one episode, and probes are tested on episodes that they have not seen
+# Environments side by side. Each adds at least one episode, and probes are tested on episodes that they have not been fitted
+# to
 N_ENVS = 8
-# As in the Zoo's own commands: schedules may have been pickled by another Python
+# The Zoo's own commands replace these, too: schedules may have been pickled by another Python
 UNUSED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
 
 
 def find_model(path: Path) -> Path:
     """
+    Find the file of a model.
+
     :param path: a model, with or without ``.zip``
     :return: its file
     :raises UserError: if there is none
@@ -37,16 +40,18 @@ def find_model(path: Path) -> Path:
 
 def detect_algo(path: Path) -> str:
     """
+    Detect the algorithm that saved a model.
+
     :param path: file of a model
-    :return: the algorithm that saved it, one of :data:`ALGOS`
-    :raises UserError: if it is no model, or that of another algorithm
+    :return: the algorithm, one of :data:`ALGOS`
+    :raises UserError: if it is no model, or a model of another algorithm
     """
     try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is no model saved by Stable-Baselines3: {first_line(error)}") from error
-    # On-policy, and not TRPO, whose model else looks like that of A2C
+    # It must be on-policy, and not TRPO, whose models otherwise look like those of A2C
     if "gae_lambda" not in data or "cg_max_steps" in data:
         raise UserError(f"{path} is a model of another algorithm: only A2C, PPO and their forward versions can be inspected")
     return ("forward_" if "hidden_training" in data else "") + ("ppo" if "clip_range" in data else "a2c")
@@ -54,11 +59,13 @@ def detect_algo(path: Path) -> str:
 
 def load_model(path: Path, algo: str, device: str) -> OnPolicyAlgorithm:
     """
+    Load a model.
+
     :param path: file of a model
     :param algo: one of :data:`ALGOS`
     :param device: PyTorch device
     :return: the model, without environment
-    :raises UserError: if it cannot be loaded, or not be split into blocks
+    :raises UserError: if it cannot be loaded, or cannot be split into blocks
     """
     from rl_zoo3 import ALGOS as CLASSES
 
@@ -77,7 +84,7 @@ def load_model(path: Path, algo: str, device: str) -> OnPolicyAlgorithm:
 
 def find_stats(model: Path, env: str) -> Path | None:
     """
-    Statistics of ``VecNormalize`` where the RL Zoo, SB3's ``CheckpointCallback`` and most scripts save them.
+    Find the statistics of ``VecNormalize`` where the RL Zoo, SB3's ``CheckpointCallback`` and most scripts save them.
 
     :param model: file of a model
     :param env: ID of its environment
@@ -90,25 +97,29 @@ def find_stats(model: Path, env: str) -> Path | None:
 
 def zoo_folder(model: Path, env: str) -> Path:
     """
+    Return the folder in which the Zoo saves hyperparameters and statistics.
+
     :param model: file of a model
     :param env: ID of its environment
-    :return: where the Zoo saves hyperparameters and statistics beside it
+    :return: the folder beside the model
     """
     return model.parent / env.replace("/", "-")
 
 
 def attach_env(model: OnPolicyAlgorithm, path: Path, env: str, stats: Path | None, seed: int) -> VecEnv:
     """
-    Give a model :data:`N_ENVS` environments as it was trained in: with the wrappers, arguments and frame stack of the Zoo if
-    there is a folder of the Zoo's beside it, else with what SB3 does to Atari games; and with normalisation.
+    Give a model :data:`N_ENVS` environments like those that it was trained in.
+
+    They have the wrappers, arguments and frame stack of the Zoo if a folder of the Zoo's lies beside the model; else they have
+    what SB3 does to Atari games. With statistics, they are normalised.
 
     :param model: the model
     :param path: its file
     :param env: ID of the environment
-    :param stats: statistics of ``VecNormalize``
+    :param stats: statistics of ``VecNormalize``, None for no normalisation
     :param seed: seed of the first environment, the others have the next ones
     :return: the environments
-    :raises UserError: if they cannot be made, or do not fit the model or the statistics
+    :raises UserError: if they cannot be made, or do not match the model or the statistics
     """
     hyperparams, env_kwargs = _zoo_settings(zoo_folder(path, env))
     made = make_env(env, **env_kwargs)
@@ -129,7 +140,7 @@ def attach_env(model: OnPolicyAlgorithm, path: Path, env: str, stats: Path | Non
 
 
 def _zoo_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Hyperparameters and arguments of the environment as the Zoo saved them; none if it did not."""
+    """Read the hyperparameters and the arguments of the environment that the Zoo saved; none if it saved none."""
     import yaml
     from rl_zoo3.utils import get_saved_hyperparams
 
@@ -179,7 +190,7 @@ def _normalise(venv: VecEnv, stats: Path) -> VecNormalize:
 
 
 def _image_stack(env_space: spaces.Space, model_space: spaces.Space) -> int:
-    """How many images the model sees at once, by their channels."""
+    """Count the images that the model sees at once, by their channels."""
     if not all(isinstance(space, spaces.Box) and len(space.shape) == 3 for space in (env_space, model_space)):
         return 1
     channels, stacked = (

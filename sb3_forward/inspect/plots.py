@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG in memory."""
+"""Draw the pictures of a report, as PNG in memory."""
 
 import io
 
@@ -14,7 +14,7 @@ from sb3_forward.inspect.states import States
 DPI = 140
 # Inches of one panel
 PANEL = (3.9, 3.2)
-# Below this, a probe is as good as none, and would squeeze the others
+# A lower score is drawn at this one: such a probe is as good as none, and would squeeze the others
 WORST = -0.25
 
 
@@ -23,7 +23,7 @@ def plot_embedding(layer: Layer, states: States) -> bytes:
     Plot the two principal axes of a layer's features, coloured by return and by value.
 
     :param layer: the layer
-    :param states: the states it was looked at in
+    :param states: the states that it was analysed on
     :return: PNG
     """
     figure, axes = _panels(2)
@@ -40,10 +40,10 @@ def plot_embedding(layer: Layer, states: States) -> bytes:
 
 def plot_shepard(layer: Layer, disparity: str | None) -> bytes:
     """
-    Plot output against input distances of a block, with what the two disparities ask for.
+    Plot output against input distances of a block, with the targets of the two disparities.
 
     :param layer: a block
-    :param disparity: which of them it was trained with, ``None`` for none
+    :param disparity: the disparity that it was trained with, ``None`` for none
     :return: PNG
     """
     figure, (panel,) = _panels(1)
@@ -77,7 +77,7 @@ def plot_spectrum(layer: Layer) -> bytes:
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend()
     if layer.activity is not None:
-        # What lies lower is drawn on the floor: zero has no logarithm
+        # Lower values are drawn at the bottom, since zero has no logarithm
         axes[1].plot(np.arange(1, len(layer.activity) + 1), layer.activity.clip(min=DEAD / 10), color="tab:green")
         axes[1].axhline(DEAD, color="tab:red", linestyle="--", label="dead below")
         axes[1].set(xlabel="unit, most active first", ylabel="deviation / mean", title="activity of units", yscale="log")
@@ -90,7 +90,7 @@ def plot_probes(layers: list[Layer], critic_r2: float) -> bytes:
     Plot how well linear probes of every layer predict return and value.
 
     :param layers: the layers
-    :param critic_r2: what the critic itself explains of the return
+    :param critic_r2: share of the variance of the return that the critic itself explains
     :return: PNG
     """
     figure, axes = _panels(2, height=1.2 + 0.45 * len(layers), sharey=True)

@@ -1,4 +1,4 @@
-"""Linear probes: how well ridge regression on features predicts something of episodes that it has not seen."""
+"""Measure with linear probes how well ridge regression on features predicts quantities of unseen episodes."""
 
 import numpy as np
 import scipy.linalg
@@ -10,16 +10,16 @@ RIDGES = 10.0 ** np.arange(-6, 2)
 
 def held_out_r2(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -> np.ndarray:
     """
-    Coefficient of determination of cross-validated predictions, ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
+    Compute the coefficient of determination of cross-validated predictions, ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
 
-    Whole episodes are held out, as the states of one are alike. The ridge is chosen without a look at them, by an inner
-    fold: so a wide block is not ahead for its width alone.
+    Whole episodes are held out, since the states of an episode are alike. The ridge is chosen on an inner fold, without the
+    episodes held out, so that a wide block has no advantage from its width alone.
 
     :param features: (B, d)
-    :param targets: (B, t) what to predict, each column by itself
+    :param targets: (B, t) quantities to predict, each column by itself
     :param episodes: (B,) which episode a row is of
-    :return: (t,) at most 1, 0 for features that know nothing, and below for worse; NaN for a target that does not vary, or
-        if there are fewer than three episodes
+    :return: (t,) at most 1; 0 for features without information, and less for worse ones; NaN for a target that does not vary,
+        or if there are fewer than three episodes
     """
     folds = split_by_episode(episodes)
     last = folds.max()
@@ -39,14 +39,16 @@ def held_out_r2(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray)
 
 def predict(features: np.ndarray, targets: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
-    :param features: (n, d) to learn from
+    Predict targets by ridge regression.
+
+    :param features: (n, d) features to learn from
     :param targets: (n, t)
-    :param others: (m, d) to predict for
-    :return: (ridges, m, t) predictions with each of :data:`RIDGES`
+    :param others: (m, d) features to predict for
+    :return: (ridges, m, t) predictions, one for each of :data:`RIDGES`
     """
     mean, level = features.mean(axis=0), targets.mean(axis=0)
     known, wanted, missing = features - mean, others - mean, targets - level
-    # The smaller of the two equivalent systems
+    # The smaller of two equivalent systems is solved
     primal = known.shape[1] <= len(known)
     gram = known.T @ known if primal else known @ known.T
     right = known.T @ missing if primal else missing
@@ -59,9 +61,11 @@ def predict(features: np.ndarray, targets: np.ndarray, others: np.ndarray) -> np
 
 def split_by_episode(episodes: np.ndarray) -> np.ndarray:
     """
+    Split episodes into folds.
+
     :param episodes: (B,) which episode a row is of
-    :return: (B,) folds from 0 on, at most :data:`FOLDS`, of about as many rows each: the longest episode first, always into
-        the smallest fold
+    :return: (B,) folds from 0 on, at most :data:`FOLDS`, of about as many rows each; the longest episode is assigned first,
+        and each to the smallest fold so far
     """
     names, members, lengths = np.unique(episodes, return_inverse=True, return_counts=True)
     sizes = np.zeros(min(FOLDS, len(names)), dtype=int)

@@ -1,4 +1,4 @@
-"""What the blocks of a policy make of some observations, looked at without a trace in its training."""
+"""Run observations through the blocks of a policy, and keep inputs and outputs, without a trace in its training."""
 
 import math
 from typing import NamedTuple
@@ -14,18 +14,18 @@ from sb3_forward.local.blocks import Activations, Block, as_matrix
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.root import at_rest
 
-# Activations with a lower and an upper bound that they come near to, but cannot pass
+# Activations with a lower and an upper bound that their outputs approach, but cannot pass
 BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
     nn.Tanh: (-1.0, 1.0),
     nn.Softsign: (-1.0, 1.0),
     nn.Sigmoid: (0.0, 1.0),
 }
-# What an activation may have behind it in its block without a change of its bounds
+# Modules that may follow an activation in its block without changing its bounds
 TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 class Recording(NamedTuple):
-    """What one block made of B observations."""
+    """The inputs and outputs of one block for B observations."""
 
     block: Block
     inputs: th.Tensor  # (B, d_in)
@@ -33,19 +33,19 @@ class Recording(NamedTuple):
 
     @property
     def units(self) -> int:
-        """How many units the outputs belong to: the channels of a convolution, else one unit for every column."""
+        """Count the units of the outputs: the channels of a convolution, else one unit for every column."""
         channels = [layer.out_channels for layer in _layers(self.block) if isinstance(layer, _ConvNd)]
         return channels[-1] if channels else self.outputs.shape[1]
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Lower and upper bound of the block's activation, ``None`` where it has none."""
+        """Return the lower and upper bound of the block's activation, ``None`` where it has none."""
         layers = [layer for layer in _layers(self.block) if not isinstance(layer, TRANSPARENT)]
         return BOUNDS.get(type(layers[-1])) if layers else None
 
     def figures(self, disparity: str) -> dict[str, float]:
         """
-        What there is to say of the block in few words.
+        Compute the figures of the block.
 
         :param disparity: ``"identity"`` or ``"gaussian"``, the transform of the input distances
         :return: stress, strain, effective rank, share of dead and of saturated units (NaN if the activation is unbounded)
@@ -60,6 +60,8 @@ class Recording(NamedTuple):
 
 def network_of(policy: nn.Module) -> HiddenNetwork:
     """
+    Find the blocks of a policy.
+
     :param policy: any actor-critic policy, also a compiled one
     :return: its blocks
     :raises ValueError: if it cannot be split into blocks and heads
@@ -72,10 +74,10 @@ def network_of(policy: nn.Module) -> HiddenNetwork:
 
 def record(policy: nn.Module, observations: PyTorchObs) -> list[Recording]:
     """
-    Send observations up a policy.
+    Run observations through a policy, and keep the inputs and outputs of its blocks.
 
-    :param policy: any actor-critic policy, also a compiled one; it is left as it was, training modes and random
-        generators included
+    :param policy: any actor-critic policy, also a compiled one; it is left as it was, training modes and random generators
+        included
     :param observations: (B, ...) as the rollout buffer holds them, on the device of the policy
     :return: inputs and outputs of every block with parameters, from the bottom up
     :raises ValueError: if the policy cannot be split into blocks and heads
@@ -95,5 +97,5 @@ def record(policy: nn.Module, observations: PyTorchObs) -> list[Recording]:
 
 
 def _layers(block: Block) -> list[nn.Module]:
-    # What could not be split is one module, of which nothing is known
+    # A network that could not be split is one module, whose layers are not known
     return list(block.forward) if isinstance(block.forward, nn.Sequential) else []

@@ -1,4 +1,6 @@
-"""The report: PNG files, the figures as JSON and CSV, and one HTML page that holds it all and needs nothing else."""
+"""
+Write the report: PNG files, the figures as JSON and CSV, and one HTML page that holds all of them and needs nothing else.
+"""
 
 import base64
 import csv
@@ -75,26 +77,26 @@ to lie like the observation's. Where one colour keeps to itself, a linear head c
 
 
 class Subject(NamedTuple):
-    """What was inspected."""
+    """The model that was inspected, and its environment."""
 
     model: str
     algorithm: str
     env: str
-    timesteps: int  # that it was trained for
-    disparity: str | None  # that its blocks were trained with, if they were
+    timesteps: int  # of its training
+    disparity: str | None  # of the training of its blocks, if they were trained
     stats: str | None
     command: str
 
 
 def write_report(folder: Path, subject: Subject, states: States, layers: list[Layer], critic_r2: float) -> Path:
     """
-    Write everything; the page last.
+    Write all files of the report, the page last.
 
-    :param folder: where to
-    :param subject: what was inspected
-    :param states: the states it came to
-    :param layers: what there is to say of its layers
-    :param critic_r2: what the critic explains of the return
+    :param folder: the place of the files
+    :param subject: the model that was inspected
+    :param states: the states that it visited
+    :param layers: the analysis of its layers
+    :param critic_r2: share of the variance of the return that the critic explains
     :return: the page
     """
     pictures = _pictures(layers, states, subject.disparity, critic_r2)
@@ -110,8 +112,10 @@ def write_report(folder: Path, subject: Subject, states: States, layers: list[La
 
 def table(layers: list[Layer], disparity: str | None) -> list[list[str]]:
     """
+    Make the table of a report.
+
     :param layers: the layers
-    :param disparity: that they were trained with
+    :param disparity: the disparity that they were trained with, None for none
     :return: head and rows of the table of a report
     """
     shown = disparity or "gaussian"
@@ -135,8 +139,10 @@ def table(layers: list[Layer], disparity: str | None) -> list[list[str]]:
 
 def describe(subject: Subject, states: States) -> list[str]:
     """
-    :param subject: what was inspected
-    :param states: the states it came to
+    Describe a model and the states that it visited.
+
+    :param subject: the model that was inspected
+    :param states: the states that it visited
     :return: lines on both
     """
     returns = states.episode_returns
@@ -151,7 +157,7 @@ def describe(subject: Subject, states: States) -> list[str]:
 
 
 def _pictures(layers: list[Layer], states: States, disparity: str | None, critic_r2: float) -> dict[str, tuple[bytes, str]]:
-    """By file name: PNG, and what it is in words."""
+    """Draw the pictures, as PNG with a description, by file name."""
     pictures = {"probes.png": (plot_probes(layers, critic_r2), "Held-out R² of linear probes of every layer")}
     for index, layer in enumerate(layers):
         name, words = _stem(index, layer), layer.name
@@ -205,7 +211,7 @@ def _page(
 
 
 def _image(name: str, png: bytes, words: str) -> str:
-    # The size in pixels stands in the PNG's header; shown at 100 to the inch, sharp on finer screens
+    # The size in pixels is in the PNG's header. Pictures are shown at 100 pixels to the inch, and are sharp on finer screens
     width, height = (int.from_bytes(png[start : start + 4], "big") * 100 // DPI for start in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     size = f'width="{width}" height="{height}"'

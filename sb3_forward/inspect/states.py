@@ -1,4 +1,4 @@
-"""The states that a model comes to when it plays, and what came of them."""
+"""Let a model play, and sample the states that it visits, with their returns and values."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
-# So many of the states are looked at, at most: the cost of a block grows with the cube of it
+# At most this many states are sampled, since the cost of a block grows with the cube of their number
 ROWS = 2048
 
 
@@ -18,23 +18,23 @@ class States(NamedTuple):
 
     observations: PyTorchObs  # (B, ...) as the rollout buffer holds them
     returns: np.ndarray  # (B,) Monte-Carlo returns
-    values: np.ndarray  # (B,) what the critic says
+    values: np.ndarray  # (B,) the critic's values
     episodes: np.ndarray  # (B,) which episode a state is of
-    steps: int  # that were played
+    steps: int  # of the whole play
     episode_returns: list[float]  # undiscounted, of the episodes that ended, in the rewards of the environment
 
 
 def play(model: OnPolicyAlgorithm, steps: int, seed: int) -> States:
     """
-    Play as in the collection of a rollout, with sampled actions: in these states, the layers learn.
+    Play with sampled actions, as in the collection of a rollout: the layers learn in such states.
 
     The returns are sums of discounted rewards in the units of the value, that is, of normalised rewards if the model was
-    trained on these. Where an episode is cut, by a time limit or the end of this play, the value stands in for the rest, as
-    it does in training.
+    trained on these. Where an episode is truncated, by a time limit or the end of this play, the value stands in for the rest,
+    as in training.
 
     :param model: the model with its environments
     :param steps: how many steps to play, all environments together
-    :param seed: of the sample
+    :param seed: seed of the sample
     :return: the states
     """
     assert model.env is not None

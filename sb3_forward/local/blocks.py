@@ -1,8 +1,8 @@
 """
-A block: one parametrised layer and all up to the next, trained by its own optimizer on its own local loss.
+Define a block: one parametrised layer and everything up to the next one, with its own optimizer and its own local loss.
 
-No gradient leaves a block: its inputs come detached, its outputs go on detached, and its graph is gone before the
-next block's begins.
+No gradient leaves a block. Its inputs come detached, its outputs go on detached, and its graph is freed before that of the
+next block is built.
 """
 
 import math
@@ -18,19 +18,19 @@ from sb3_forward.local.optimizers import Maker, build_optimizer
 
 
 class LocalStep(NamedTuple):
-    """What one local step did."""
+    """The outcome of one local step."""
 
     outputs: Activations  # detached, computed before the step
     loss: float
     grad_norm: float  # before clipping
 
 
-# A local loss: from what is compared of a block's outputs, (B, d), to its value and its gradient (B, d)
+# A local loss: maps the part of a block's outputs that it compares, (B, d), to its value and its gradient, (B, d)
 Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
-# From the gradient (B, d) of the outputs as a matrix to those of a block's parameters; None where it has none
+# Maps the gradient (B, d) of the outputs as a matrix to the gradients of a block's parameters, None for one without
 Gradients = tuple[th.Tensor | None, ...]
 Pull = Callable[[th.Tensor], Gradients]
-# From the gradient of an activation's outputs and these outputs to the gradient of its inputs
+# Maps the gradient of an activation's outputs, and these outputs, to the gradient of its inputs
 Slope = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
 SLOPES: dict[type[nn.Module], Slope] = {
@@ -42,10 +42,10 @@ SLOPES: dict[type[nn.Module], Slope] = {
 
 class Block:
     """
-    One hidden layer and what follows it up to the next.
+    One hidden layer and everything up to the next one.
 
-    :param name: how logs and errors call it, for example ``actor.0``
-    :param role: whose gradient would have reached it: ``"actor"``, ``"critic"`` or ``"shared"``
+    :param name: name in logs and errors, for example ``actor.0``
+    :param role: heads that backpropagation would send a gradient from: ``"actor"``, ``"critic"`` or ``"shared"`` for both
     :param forward: maps the inputs (B, ...) to the outputs (B, ...)
     :param parameters: the trainable parameters that ``forward`` reads; none for a plain reshaping
     """
@@ -57,11 +57,11 @@ class Block:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
         self._dense = _dense(forward, self.parameters)
-        #: what runs, where it is known: the module itself, or that of the part whose ``forward`` it is
+        #: the module that runs, if there is one: ``forward`` itself, or the module of the part whose ``forward`` it is
         self.module: nn.Module | None = forward if isinstance(forward, nn.Module) else None
         if self.module is None:
             self.module = getattr(getattr(forward, "__self__", None), "module", None)
-        #: whether a row counts in what the block says of the others
+        #: whether the outputs for a row depend on the other rows of its batch
         self.has_batch_norm = self.module is not None and any(isinstance(own, _BatchNorm) for own in self.module.modules())
 
     def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Block:
         max_grad_norm: float,
     ) -> LocalStep:
         """
-        Forward pass, local loss and one optimizer step of this block alone.
+        Run the block forward, compute its local loss, and make one optimizer step of this block alone.
 
         :param inputs: detached inputs of B rows
         :param objective: the local loss
@@ -95,7 +95,7 @@ class Block:
 
     def gradients(self, inputs: Activations, objective: Objective) -> tuple[Activations, th.Tensor, Gradients]:
         """
-        Forward pass and local loss.
+        Run the block forward, and compute its local loss.
 
         :param inputs: detached inputs of B rows
         :param objective: the local loss
@@ -113,13 +113,13 @@ class Block:
 
     def step(self, outputs: Activations, loss: th.Tensor, gradients: Gradients, max_grad_norm: float) -> LocalStep:
         """
-        One optimizer step.
+        Make one optimizer step.
 
-        :param outputs: those that the loss is of, handed on
+        :param outputs: the outputs that the loss was computed from, passed on to the result
         :param loss: the local loss
         :param gradients: its gradients, overwritten
         :param max_grad_norm: clip their norm to this
-        :return: what the step did
+        :return: the outcome of the step
         :raises ValueError: if the loss or a gradient is not finite; no weight has moved then
         """
         assert self.optimizer is not None, f"block {self.name} has no parameters to train"
@@ -143,13 +143,13 @@ class Block:
         return LocalStep(outputs, value, norm)
 
     def _run(self, inputs: Activations) -> tuple[Activations, Pull]:
-        """Outputs without their graph, and the graph's use."""
+        """Run the block, and return its detached outputs and a function that pulls gradients back through the graph."""
         with th.enable_grad():
             outputs = self.forward(inputs)
             matrix = as_matrix(outputs)
 
         def pull(gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-            # With `.grad` as under SB3: hooks of the user's own see the gradients, and may change them
+            # Gradients pass through `.grad` as under SB3, so that a user's hooks see them and may change them
             th.autograd.backward(matrix, gradient, inputs=self.parameters)
             found = tuple(parameter.grad for parameter in self.parameters)
             for parameter in self.parameters:
@@ -159,7 +159,7 @@ class Block:
         return detached(outputs), pull
 
     def _is_dense(self, inputs: Activations) -> bool:
-        """Whether all that happens between inputs and outputs is that of :meth:`_run_dense`."""
+        """Check whether :meth:`_run_dense` computes exactly what the block computes."""
         if self._dense is None or not isinstance(self.forward, nn.Module) or not isinstance(inputs, th.Tensor):
             return False
         watched = any(map(hooked, (self.forward, *self._dense))) or gradient_hooks(self.parameters)
@@ -167,7 +167,7 @@ class Block:
 
     @th.no_grad()
     def _run_dense(self, inputs: Any) -> tuple[th.Tensor, Pull]:
-        """As :meth:`_run`, in half the time where layers are small, for a linear layer and its activation."""
+        """Do what :meth:`_run` does for a linear layer and its activation; small layers take half the time."""
         assert self._dense is not None
         layer, activation = self._dense
         outputs = activation(th.addmm(layer.bias, inputs, layer.weight.T))
@@ -180,7 +180,7 @@ class Block:
 
 
 def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tuple[nn.Linear, nn.Module] | None:
-    """The linear layer and the activation that a block consists of; None if it is anything else."""
+    """Return the linear layer and the activation that a block consists of, or None if it consists of anything else."""
     if type(forward) is not nn.Sequential or len(forward) != 2:
         return None
     layer, activation = forward
@@ -192,26 +192,30 @@ def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tup
 
 def hooked(module: nn.Module) -> bool:
     """
+    Check whether a module has hooks.
+
     :param module: a module
-    :return: whether something of the user's own is called with what goes into it, comes out of it, or comes back to it
+    :return: whether a user's function sees its inputs, its outputs or their gradients
     """
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def gradient_hooks(parameters: Iterable[nn.Parameter]) -> bool:
     """
+    Check whether parameters have hooks.
+
     :param parameters: some parameters
-    :return: whether something of the user's own is called with the gradient of one of them
+    :return: whether a user's function sees the gradient of one of them
     """
     return any(own._backward_hooks or own._post_accumulate_grad_hooks for own in parameters)
 
 
 def detached(activations: Activations) -> Activations:
     """
-    The same values without their graph.
+    Detach activations from their graph.
 
     :param activations: a tensor, or a dictionary or tuple of tensors
-    :return: detached tensors that share their memory
+    :return: detached tensors that share memory with the given ones
     """
     if isinstance(activations, th.Tensor):
         return activations.detach()

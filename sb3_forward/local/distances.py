@@ -1,15 +1,13 @@
 """
-Pairwise distances and the two local losses of multidimensional scaling (MDS): pure functions of tensors.
+Compute pairwise distances and the two local losses of multidimensional scaling (MDS), as pure functions of tensors.
 
-A layer is trained to place the rows of a minibatch as far from each other as a *target* says. The target comes from
-the layer's inputs, through a *disparity* (MDS's word for a monotone transform of the input dissimilarities), and
-optionally from a guidance signal. Both losses come with their gradient with respect to the layer's outputs in closed
-form, so that no graph over the B x B matrices is ever built.
+A layer is trained to place the rows of a minibatch at the distances that a *target* prescribes. The target is computed from
+the layer's inputs through a *disparity* (MDS's word for a monotone transform of the input dissimilarities). Both losses come
+with their gradient with respect to the layer's outputs in closed form, so that no graph over the B x B matrices is ever built.
 
-Source of the idea: D. Tanneberg, "Local Pairwise Distance Matching for Backpropagation-Free Reinforcement Learning",
-ECAI 2025. The losses, their normalisation, the Gaussian disparity and the form of guidance are our choices, after
-Kruskal (1964) and Borg & Groenen (2005) for stress, Torgerson (1952) for strain, and Kornblith et al. (2019) for
-centred kernel alignment (CKA).
+Source of the idea: D. Tanneberg, "Local Pairwise Distance Matching for Backpropagation-Free Reinforcement Learning", ECAI
+2025. The losses, their normalisation and the Gaussian disparity are our choices, after Kruskal (1964) and Borg & Groenen
+(2005) for stress, Torgerson (1952) for strain, and Kornblith et al. (2019) for centred kernel alignment (CKA).
 """
 
 from collections.abc import Callable
@@ -22,8 +20,9 @@ from torch.linalg import vector_norm
 
 class Configuration:
     """
-    Points as MDS sees them, up to their place: rows of a minibatch, centred, and what losses and disparities read of them,
-    each computed once. One block's outputs are the next one's inputs.
+    The rows of a minibatch as MDS sees them, up to a translation: centred, with their Gram matrix and their distances.
+
+    The distances are computed once, when they are first read.
 
     :param x: (B, d) rows
     """
@@ -35,29 +34,33 @@ class Configuration:
     @classmethod
     def of(cls, x: "th.Tensor | Configuration") -> "Configuration":
         """
+        Make the configuration of rows, unless it is one already.
+
         :param x: (B, d) rows, or their configuration
-        :return: their configuration
+        :return: the configuration
         """
         return cls(x) if isinstance(x, th.Tensor) else x
 
     @cached_property
     def distances(self) -> th.Tensor:
         """
-        Euclidean distance between every two rows, (B, B), >= 0: from the Gram matrix, symmetric, exactly zero on the
-        diagonal and between equal rows; pairs closer than the rounding error of the product count as equal.
+        Compute the Euclidean distance between every two rows, (B, B), >= 0.
+
+        The distances come from the Gram matrix. They are symmetric, and exactly zero on the diagonal and between equal rows.
+        Pairs closer than the rounding error of the product count as equal.
         """
         squared_norms = self.gram.diagonal()
         sums = squared_norms[:, None] + squared_norms
         squared = th.sub(sums, self.gram, alpha=2)
-        # The product leaves rounding noise where rows are equal; the square root would make distances of it
+        # The product leaves rounding noise between equal rows, which the square root would turn into distances
         rounding = sums.mul_(32 * th.finfo(sums.dtype).eps)
-        # This way round, NaN stays NaN
+        # Written this way round, the comparison is false for NaN, which stays NaN
         return th.where(squared <= rounding, 0.0, squared).sqrt_()
 
 
 def pairwise_distances(x: th.Tensor) -> th.Tensor:
     """
-    See :attr:`Configuration.distances`.
+    Compute the Euclidean distance between every two rows; see :attr:`Configuration.distances`.
 
     :param x: (B, d) rows
     :return: (B, B) distances, >= 0
@@ -67,7 +70,7 @@ def pairwise_distances(x: th.Tensor) -> th.Tensor:
 
 def identity_disparity(distances: th.Tensor) -> th.Tensor:
     """
-    Classical MDS: the distances themselves.
+    Return the distances themselves, as in classical MDS.
 
     :param distances: (B, B) distances
     :return: (B, B) disparities
@@ -77,34 +80,35 @@ def identity_disparity(distances: th.Tensor) -> th.Tensor:
 
 def gaussian_disparity(distances: th.Tensor) -> th.Tensor:
     """
-    Distance in the feature space of a Gaussian kernel, ``sqrt(2 - 2 exp(-d^2 / 2 s^2))`` with the bandwidth ``s`` at
-    the median distance of distinct rows (our choice): neighbours are told apart, far pairs are all equally far.
+    Compute the distance in the feature space of a Gaussian kernel, ``sqrt(2 - 2 exp(-d^2 / 2 s^2))``.
+
+    The bandwidth ``s`` is the median distance of distinct rows (our choice). Neighbours stay distinct, and all far pairs are
+    about equally far apart.
 
     :param distances: (B, B) distances
     :return: (B, B) disparities in [0, sqrt(2))
     """
     bandwidth = th.where(distances > 0, distances, th.nan).nanmedian().nan_to_num(nan=1.0)
-    # -expm1 keeps its digits where the distance is small against the bandwidth
+    # expm1 keeps its digits where the distance is small compared with the bandwidth
     return (distances / bandwidth).square_().mul_(-0.5).expm1_().mul_(-2).sqrt_()
 
 
 def stress_target(distances: th.Tensor) -> th.Tensor:
     """
-    What :func:`stress` compares the output distances to: distances in units of their mean.
+    Compute the target of :func:`stress`: the distances in units of their mean.
 
-    :param distances: (B, B) disparities of the inputs, or distances of the guidance signal
-    :return: (B, B) target, non-negative, of mean one; zero where all distances are
+    :param distances: (B, B) disparities of the inputs
+    :return: (B, B) target, non-negative, of mean one; zero if all distances are zero
     """
     return distances / distances.mean().clamp_min(th.finfo(distances.dtype).tiny)
 
 
 def strain_target(distances: th.Tensor) -> th.Tensor:
     """
-    What :func:`strain` compares the output Gram matrix to: the double-centred Gram matrix of the distances (classical
-    scaling, Torgerson 1952).
+    Compute the target of :func:`strain`: the double-centred Gram matrix of the distances (classical scaling, Torgerson 1952).
 
-    :param distances: (B, B) disparities of the inputs, or distances of the guidance signal
-    :return: (B, B) target of Frobenius norm one, its rows and columns sum to zero; zero where all distances are
+    :param distances: (B, B) disparities of the inputs
+    :return: (B, B) target of Frobenius norm one, with rows and columns that sum to zero; zero if all distances are zero
     """
     gram = distances.square()
     means = gram.mean(dim=0)
@@ -114,10 +118,10 @@ def strain_target(distances: th.Tensor) -> th.Tensor:
 
 def stress(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    Normalised raw stress ``mean_ij (D_ij / mean(D) - T_ij)^2`` of the outputs' distances ``D``, and its gradient.
+    Compute the normalised raw stress ``mean_ij (D_ij / mean(D) - T_ij)^2`` of the outputs' distances ``D``, and its gradient.
 
-    With ``C = dS/dD / D`` (zero where rows coincide: such pairs have no direction to move in) the gradient is
-    ``2 (rowsum(C) h - C h)``.
+    With ``C = dS/dD / D`` the gradient is ``2 (rowsum(C) h - C h)``. ``C`` is zero where rows coincide, since such pairs have
+    no direction to move in.
 
     :param h: (B, d) outputs, or their configuration
     :param target: (B, B) from :func:`stress_target`
@@ -127,7 +131,7 @@ def stress(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, 
     mean = h.distances.mean().clamp_min(th.finfo(h.gram.dtype).tiny)
     scaled = h.distances / mean
     residual = scaled - target
-    # In units of the mean distance: what saturated activations leave of it, squared, would overflow as a divisor
+    # In units of the mean distance: with saturated activations it is so small that division by its square would overflow
     slope = (2 / residual.numel()) * (residual - (residual * scaled).mean())
     pull = th.where(h.distances > 0, slope / scaled, 0.0)
     unit = h.centred / mean
@@ -136,13 +140,14 @@ def stress(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, 
 
 def strain(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    Normalised strain ``1 - <K, T> / (||K|| ||T||)`` of the outputs' centred Gram matrix ``K``, and its gradient
-    ``2 dL/dK h``, centred: one minus the centred kernel alignment (Kornblith et al. 2019).
+    Compute the normalised strain ``1 - <K, T> / (||K|| ||T||)`` of the outputs' centred Gram matrix ``K``, and its gradient.
+
+    The strain is one minus the centred kernel alignment (Kornblith et al. 2019). The gradient is ``2 dL/dK h``, centred.
 
     :param h: (B, d) outputs, or their configuration
     :param target: (B, B) from :func:`strain_target`
-    :return: the loss, a scalar in [0, 2], and its gradient with respect to ``h``, (B, d); both are zero where outputs
-        or target do not vary, since nothing can be matched there
+    :return: the loss, a scalar in [0, 2], and its gradient with respect to ``h``, (B, d); both are zero where outputs or
+        target do not vary, since nothing can be matched there
     """
     h = Configuration.of(h)
     tiny = th.finfo(h.gram.dtype).tiny
@@ -156,7 +161,7 @@ def strain(h: th.Tensor | Configuration, target: th.Tensor) -> tuple[th.Tensor, 
 
 
 class LocalLoss(NamedTuple):
-    """A local loss: how distances become a target, and how outputs are matched to it."""
+    """A local loss: a function that turns distances into a target, and one that matches outputs to it."""
 
     target: Callable[[th.Tensor], th.Tensor]
     match: Callable[[th.Tensor | Configuration, th.Tensor], tuple[th.Tensor, th.Tensor]]

@@ -1,4 +1,4 @@
-"""Whether features and weights are the same as before, but for rounding."""
+"""Check whether features and weights are the same as before, up to rounding."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,11 @@ import torch as th
 
 def alike(found: th.Tensor, expected: th.Tensor) -> bool:
     """
+    Check whether two tensors are the same up to rounding.
+
     :param found: a tensor
-    :param expected: another
-    :return: whether they are the same but for rounding, as that of another batch size or of fast convolutions on a GPU
+    :param expected: another tensor
+    :return: whether they are; the tolerance covers the rounding of another batch size and of fast convolutions on a GPU
     """
     if found.shape != expected.shape:
         return False
@@ -20,9 +22,9 @@ def alike(found: th.Tensor, expected: th.Tensor) -> bool:
 
 class Fingerprint:
     """
-    Tells by a few numbers whether weights are what they were, whoever has written to them in whatever way.
+    A few numbers that show whether weights have changed, whatever has written to them.
 
-    :param tensors: the weights, and statistics like those of BatchNorm
+    :param tensors: the weights, and statistics such as those of BatchNorm
     """
 
     def __init__(self, tensors: Iterable[th.Tensor]) -> None:
@@ -34,15 +36,19 @@ class Fingerprint:
     @th.no_grad()
     def __call__(self) -> th.Tensor:
         """
-        :return: (K,) the projection of each of the K tensors on a random direction of its own, and so the same in any process
+        Compute the numbers for the present weights.
+
+        :return: (K,) the projection of each of the K tensors on a random direction of its own, the same in every process
         """
         found = [th.dot(*pair) for pair in zip(map(_flat, self.tensors), self._directions, strict=True)]
         return th.stack(found) if found else th.zeros(0)
 
     def shows(self, before: th.Tensor | None, now: th.Tensor) -> bool:
         """
-        :param before: numbers of then, perhaps from another machine; None if there are none
-        :param now: those of today
+        Compare earlier numbers with the present ones.
+
+        :param before: earlier numbers, perhaps from another machine; None if there are none
+        :param now: present numbers
         :return: whether the weights are the same
         """
         if before is None or before.shape != now.shape:
@@ -52,5 +58,5 @@ class Fingerprint:
 
 
 def _flat(tensor: th.Tensor) -> th.Tensor:
-    """All its numbers, of complex ones both parts."""
+    """Flatten a tensor; a complex one gives its real and imaginary parts."""
     return (th.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten()

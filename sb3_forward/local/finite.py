@@ -1,4 +1,4 @@
-"""Whether numbers are finite, and which parameter of a policy is not."""
+"""Check whether numbers are finite, and find the parameter of a policy that is not."""
 
 import math
 
@@ -8,17 +8,21 @@ from torch import nn
 
 def all_finite(values: th.Tensor) -> bool:
     """
+    Check whether all values are finite numbers.
+
     :param values: of any shape
-    :return: whether each is a finite number
+    :return: whether each is finite
     """
-    # Their sum tells, in a quarter of the time, unless it overflows
+    # A finite sum proves it in a quarter of the time. A sum may also overflow, so every value is checked if it is not finite
     return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def parameter_problem(policy: nn.Module) -> str | None:
     """
+    Find the first parameter of a policy that is not finite.
+
     :param policy: the policy
-    :return: a message that names its first parameter that is not finite, None if there is none
+    :return: a message that names it, None if all are finite
     """
     for name, parameter in policy.named_parameters():
         if not all_finite(parameter):

@@ -1,21 +1,22 @@
 """
-The local loss of a block: guided, unguided, or a mixture of both.
+Compute the local loss of a block: guided, unguided, or a mixture of both.
 
-The guided part matches the distances of a guidance signal by those of a linear image of the block's outputs. This is
+The guided part matches the distances of a guidance signal with those of a linear image of the block's outputs. This is
 multidimensional scaling with linear restrictions (J. de Leeuw and W. J. Heiser, "Multidimensional scaling with restrictions on
-the configuration", 1980; I. Borg and P. J. F. Groenen, "Modern multidimensional scaling", 2005). A block has to contain what
-the guidance asks for in some directions of its outputs, and is free in all others. For outputs ``h_i`` and guidance ``g_i`` of
-the rows i = 1 .. N::
+the configuration", 1980; I. Borg and P. J. F. Groenen, "Modern multidimensional scaling", 2005). A block has to represent the
+guidance in some directions of its outputs, and is free in all others. For outputs ``h_i`` and guidance ``g_i`` of the rows
+i = 1 .. N::
 
     loss = min_W  mean_ij || (g_i - g_j) - (h_i - h_j) W ||^2 / mean_ij || g_i - g_j ||^2 + ridge || W ||^2 / k
 
 The sum over pairs of rows is a multiple of the sum over centred rows, so no N x N matrix is needed: with guidance of unit
-variance, the loss is that of a ridge regression. The penalty does not scale with the outputs. With one that does, the loss is
-blind to their scale, and bounded activations drift into saturation. That this loss guides a hidden layer is our choice.
+variance, the loss is that of a ridge regression. The penalty does not scale with the outputs. With a penalty that does, the
+loss is blind to their scale, and bounded activations drift into saturation. Using this loss to guide a hidden layer is our
+choice.
 
-The unguided part matches the distances of the block's inputs, see :mod:`sb3_forward.local.distances`. Both read feature maps
-by a few numbers per channel: the thousands that a convolution gives neither fit a regression on two thousand rows nor say
-more (our choice, with its measurement in the lab log).
+The unguided part matches the distances of the block's inputs, see :mod:`sb3_forward.local.distances`. Both parts summarise
+feature maps by a few numbers per channel. A convolution gives thousands of numbers, which are too many for a regression on two
+thousand rows and carry no more information (our choice, with its measurement in the lab log).
 """
 
 from functools import lru_cache
@@ -26,9 +27,9 @@ from torch.nn import functional as F
 
 from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, Configuration
 
-# What flows between blocks: a tensor, a dictionary observation, or the features of actor and critic
+# The activations between blocks: a tensor, a dictionary observation, or the features of actor and critic
 Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
-# Penalty on the weights of a linear image: outputs with a variance far above it are not held back (our choice)
+# Penalty on the weights of a linear image; it hardly affects outputs whose variance is far above it (our choice)
 IMAGE_RIDGE = 1e-2
 # Cells of the grid along each side of a feature map (our choice)
 GRID = 4
@@ -48,7 +49,7 @@ def standardise(guidance: th.Tensor) -> th.Tensor:
     Centre each column of a guidance signal and bring it to unit variance.
 
     :param guidance: (N, k)
-    :return: (N, k); columns that are constant but for rounding are zero
+    :return: (N, k); columns that are constant up to rounding are zero
     """
     centred = guidance - guidance.mean(dim=0)
     deviation = centred.square().mean(dim=0).sqrt()
@@ -69,13 +70,14 @@ def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_R
     rows = len(guidance)
     guidance = guidance.to(outputs.dtype)
     mean = outputs.mean(dim=0)
-    centred = outputs - mean  # a level that is taken off their products instead would leave its rounding errors there
+    centred = outputs - mean  # subtracting the mean from the products instead would leave rounding errors
     gram = centred.T @ centred
-    # More units than inputs say the same in several ways: where outputs are large, the penalty alone is below rounding errors
+    # With more units than inputs, the Gram matrix is singular. Where outputs are large, the penalty alone would be lost in
+    # rounding errors
     penalty = ridge * rows + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()
     gram.diagonal().add_(penalty)
     cross = centred.T @ guidance
-    # Without a check of the solution, which would synchronise a GPU: a step refuses what is not finite
+    # The solution is not checked here, since a check would synchronise a GPU; a step refuses numbers that are not finite
     weights = th.cholesky_solve(cross, th.linalg.cholesky_ex(gram).L)
     total = guidance.square().sum().clamp_min(th.finfo(guidance.dtype).tiny)
     matched = (weights * cross).sum() / total
@@ -84,21 +86,22 @@ def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_R
 
 def guided(outputs: th.Tensor, guidance: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:
     """
-    The guided loss of some of the rows that the image was fitted to, and its gradient. By the envelope theorem, the gradient
-    of the minimum over W is that with W held.
+    Compute the guided loss of some of the rows that the image was fitted to, and its gradient.
+
+    By the envelope theorem, the gradient of the minimum over W is the gradient with W held constant.
 
     :param outputs: (B, d)
     :param guidance: (B, k) of the same rows, from :func:`standardise`
     :param image: fitted to all rows
-    :return: the loss, a scalar >= 0, and its gradient with respect to the outputs, (B, d): of the mean over the B rows and k
-        columns
+    :return: the loss, a scalar >= 0, and its gradient with respect to the outputs, (B, d); the loss is a mean over the B rows
+        and k columns
     """
     residual = guidance.to(outputs.dtype) - th.addmm(image.intercept, outputs, image.weights)
     return residual.square().mean(), (residual @ image.weights.T).mul_(-2 / max(residual.numel(), 1))
 
 
 class LocalObjective(NamedTuple):
-    """What the blocks learn from; see the parameters of :class:`~sb3_forward.ppo.ForwardPPO`."""
+    """The objective of the blocks; see the parameters of :class:`~sb3_forward.ppo.ForwardPPO`."""
 
     guidance_coef: float
     local_loss: str
@@ -106,10 +109,10 @@ class LocalObjective(NamedTuple):
 
     def unguided(self, inputs: th.Tensor, outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
-        Match the distances of a minibatch to those of its inputs.
+        Compute the loss between the distances of a block's outputs and those of its inputs.
 
-        :param inputs: (B, d) of a block
-        :param outputs: (B, d') of it
+        :param inputs: (B, d) inputs of the block
+        :param outputs: (B, d') outputs of the block
         :return: the loss and its gradient with respect to the outputs, (B, d')
         """
         loss = LOCAL_LOSSES[self.local_loss]
@@ -122,10 +125,10 @@ class LocalObjective(NamedTuple):
         """
         Compute the local loss of a minibatch.
 
-        :param inputs: (B, ...) of a block
+        :param inputs: (B, ...) inputs of a block
         :param signal: (B, k) guidance from :func:`standardise`; None without guidance
-        :param image: of the outputs on all rows of the phase; None without guidance
-        :param outputs: (B, d') of the block, as :func:`summarised`
+        :param image: linear image of the outputs on all rows of the phase; None without guidance
+        :param outputs: (B, d') outputs of the block, as :func:`summarised`
         :return: the loss and its gradient with respect to the outputs, (B, d')
         """
         if image is None or signal is None:
@@ -139,7 +142,7 @@ class LocalObjective(NamedTuple):
 
 def as_matrix(activations: Activations) -> th.Tensor:
     """
-    One row per sample, all else flattened and put side by side: what distances are taken of.
+    Flatten activations to one row per sample, with the parts of a dictionary or tuple side by side.
 
     :param activations: a tensor (B, ...), or a dictionary or tuple of such tensors
     :return: (B, d)
@@ -154,7 +157,7 @@ class MapSummary:
     """
     Means of feature maps over the cells of a coarse grid.
 
-    :param maps: (B, C, H, W), whose shape, type and device count
+    :param maps: (B, C, H, W), of which only the shape, the type and the device are used
     :param grid: cells along each side, at most height and width
     """
 
@@ -165,6 +168,8 @@ class MapSummary:
 
     def __call__(self, maps: th.Tensor) -> th.Tensor:
         """
+        Average feature maps over the cells.
+
         :param maps: (B, C, H, W), or flattened to (B, C H W)
         :return: (B, C G), G the number of cells
         """
@@ -172,13 +177,15 @@ class MapSummary:
 
     def pull(self, gradient: th.Tensor) -> th.Tensor:
         """
+        Pull a gradient back from the summary to the maps.
+
         :param gradient: (B, C G) with respect to the summary
         :return: (B, C H W) with respect to the maps
         """
         return (gradient.view(len(gradient), self.channels, -1) @ self.weights.T).flatten(start_dim=1)
 
 
-@lru_cache(maxsize=64)  # every step of a convolution asks for the same
+@lru_cache(maxsize=64)  # every step of a convolution needs the same weights
 def _cells(height: int, width: int, grid: int, dtype: th.dtype, device: th.device) -> th.Tensor:
     places = th.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
     return F.adaptive_avg_pool2d(places, (min(grid, height), min(grid, width))).flatten(start_dim=1)
@@ -186,16 +193,20 @@ def _cells(height: int, width: int, grid: int, dtype: th.dtype, device: th.devic
 
 def summary_of(activations: Activations) -> MapSummary | None:
     """
-    :param activations: what a block gives or reads
-    :return: what is compared of it; None if that is all of it, as a matrix
+    Choose how activations are summarised before they are compared.
+
+    :param activations: inputs or outputs of a block
+    :return: the summary of feature maps; None for all other activations, which are compared as a matrix
     """
     return MapSummary(activations) if isinstance(activations, th.Tensor) and activations.ndim == 4 else None
 
 
 def summarised(activations: Activations) -> th.Tensor:
     """
-    :param activations: of B rows
-    :return: (B, d), what is compared of them
+    Compute the matrix that the local losses compare.
+
+    :param activations: inputs or outputs of a block, of B rows
+    :return: (B, d)
     """
     summary = summary_of(activations)
     return as_matrix(activations) if summary is None or not isinstance(activations, th.Tensor) else summary(activations)

@@ -1,4 +1,4 @@
-"""The blocks and the heads of any Stable-Baselines3 actor-critic policy."""
+"""Find the blocks and the heads of any Stable-Baselines3 actor-critic policy."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,22 +15,22 @@ from sb3_forward.local.root import leaves, prepare, sample
 from sb3_forward.local.rows import Latents
 from sb3_forward.local.splitting import split
 
-# Called in the place of a block on the way up. From block and inputs to outputs.
+# Called in place of a block in a forward pass: maps the block and its inputs to outputs
 Visit = Callable[[Block, Any], Any]
 
 HEADS = ("action_net", "value_net", "log_std")
-# A forward pass without a graph takes so many rows and bytes of observations at most, which bounds its activations
+# A forward pass without a graph takes at most this many rows and bytes of observations, which bounds its activations
 PASS_ROWS = 512
 PASS_BYTES = 2**22
-# On a GPU, which is idle while few rows at a time are sent to it
+# On a GPU the limit is higher, since small batches leave it idle
 PASS_BYTES_ON_GPU = 2**25
-# Where SB3's policies have what is below the heads
+# The attributes of SB3's policies that hold the layers below the heads
 HIDDEN = ("features_extractor", "pi_features_extractor", "vf_features_extractor", "mlp_extractor")
 
 
 class HiddenNetwork:
     """
-    All of a policy below its heads, as blocks: see :mod:`sb3_forward.local.splitting`.
+    The layers of a policy below its heads, as blocks; see :mod:`sb3_forward.local.splitting`.
 
     :param policy: any actor-critic policy of SB3, or a user's subclass of it
     :raises ValueError: if a parameter of the policy belongs to no block and to no head, or if its network cannot be run in
@@ -45,7 +45,7 @@ class HiddenNetwork:
         self.parts = self._split.parts
         self.inputs = self._split.inputs  #: names of the observations, by key where they are a dictionary
         self.tops = self._split.outputs  #: names of the top features of actor and critic
-        self.steps = [_block(part, trained) for part in self.parts]  #: the same, with what trains them
+        self.steps = [_block(part, trained) for part in self.parts]  #: the same parts as blocks, which can be trained
         self.blocks = [block for block in self.steps if block.parameters]
         self.row_bytes = sum(part.nbytes for part in leaves(sample(policy, 1)))  #: of one observation, as the network reads it
         pass_bytes = PASS_BYTES if policy.device.type == "cpu" else PASS_BYTES_ON_GPU
@@ -56,7 +56,7 @@ class HiddenNetwork:
             if name.split(".")[0] in HEADS and id(parameter) in trained
         ]
         self.fingerprint = Fingerprint(_hidden_tensors(policy))  #: of all weights and statistics below the heads
-        self._modules = list(policy.modules())  # as long as they are held, no other module has the identity of one of them
+        self._modules = list(policy.modules())  # kept, so that no new module can get the identity of one of them
         self._found = _fingerprint(policy)
 
     def __repr__(self) -> str:
@@ -65,23 +65,25 @@ class HiddenNetwork:
 
     def is_current(self, policy: nn.Module) -> bool:
         """
-        Whether the blocks still are those of a policy: its modules may have been exchanged or hooked, or parameters frozen.
+        Check whether the blocks are still those of a policy.
+
+        Its modules may have been replaced or hooked, and its parameters frozen.
 
         :param policy: the policy, possibly compiled
-        :return: whether it is made of the same modules and parameters as when the blocks were found
+        :return: whether it has the same modules and parameters as when the blocks were found
         """
         return _fingerprint(getattr(policy, "_orig_mod", policy)) == self._found
 
     def latents(self, observations: PyTorchObs, visit: Visit | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
-        The top features of a batch.
+        Compute the top features of a batch.
 
         :param observations: (B, ...) as the rollout buffer holds them, not yet preprocessed
-        :param visit: called in the place of each block on the way up, of a shared one once; None to run them
+        :param visit: called in place of each block, once for a shared one; None to run the blocks
         :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
         if not self.is_current(self.policy):
-            # Something has been exchanged or hooked, which the next update will find
+            # A module has been replaced or hooked. The next update will find the new blocks; until then they are found here
             return HiddenNetwork(self.policy).latents(observations, visit)
         inputs = leaves(prepare(self.policy, observations))
         own = None if visit is None else lambda index, values: visit(self.steps[index], values)
@@ -90,7 +92,7 @@ class HiddenNetwork:
     @th.no_grad()
     def features(self, batches: Iterable[PyTorchObs]) -> Latents:
         """
-        Compute the top features of observations as in a rollout: dropout off, statistics of BatchNorm at rest.
+        Compute the top features of observations as in a rollout: with dropout off and the statistics of BatchNorm fixed.
 
         :param batches: at least one batch of observations, (B, ...) each
         :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
@@ -102,10 +104,10 @@ class HiddenNetwork:
 
     def chunks(self, observations: PyTorchObs) -> Iterator[PyTorchObs]:
         """
-        Cut observations into what one forward pass takes.
+        Split observations into batches for one forward pass each.
 
         :param observations: (N, ...), or a dictionary of such, N >= 1
-        :return: batches of them
+        :return: the batches
         """
         if isinstance(observations, th.Tensor):
             return iter(observations.split(self.pass_rows))
@@ -114,7 +116,12 @@ class HiddenNetwork:
 
 
 def _check_places(policy: ActorCriticPolicy) -> None:
-    """Below the heads, what no operation reads stays as it is: as under SB3, which finds no gradient for it."""
+    """
+    Refuse a trained parameter that is neither below the heads nor in a head.
+
+    A parameter below the heads that no operation reads is accepted and never moves, as under SB3, which finds no gradient for
+    it.
+    """
     trained = _trained(policy)
     for name, parameter in policy.named_parameters():
         if id(parameter) in trained and name.split(".")[0] not in (*HIDDEN, *HEADS):
@@ -126,13 +133,13 @@ def _check_places(policy: ActorCriticPolicy) -> None:
 
 
 def _trained(policy: nn.Module) -> set[int]:
-    """Identities of what SB3 would train: what `policy.optimizer` was given, less what is frozen."""
+    """Return the identities of the parameters that SB3 would train: those of `policy.optimizer` that are not frozen."""
     groups: list[dict[str, Any]] = policy.optimizer.param_groups  # type: ignore[union-attr, assignment]
     return {id(parameter) for group in groups for parameter in group["params"] if parameter.requires_grad}
 
 
 def _block(part: Part, trained: set[int]) -> Block:
-    # A plain chain of modules with one input is called as it is: what its layers are can be seen
+    # A plain chain of modules with one input is called directly, so that its layers can be seen
     plain = isinstance(part.module, nn.Sequential) and not part.spared
     own = [parameter for parameter in part.parameters if id(parameter) in trained]
     return Block(part.name, part.role, part.module if plain else part.forward, own)
@@ -150,10 +157,10 @@ def _layers(block: Block) -> str:
 
 
 def _fingerprint(policy: nn.Module) -> list[Any]:
-    """Which modules and hooks a policy has, which parameters are trained, and by what."""
+    """List the modules, hooks and trained parameters of a policy, and the class and options of its optimizer."""
     whole: Any = policy.optimizer
     options = [value for group in whole.param_groups for name, value in group.items() if name not in ("params", "lr")]
-    # `policy.parameters()` would do, but takes several times as long, and every update asks
+    # `policy.parameters()` takes several times as long, and every update calls this function
     found, modules = [type(whole), *options, *sorted(_trained(policy))], [policy]
     while modules:
         module = modules.pop()

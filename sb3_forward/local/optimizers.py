@@ -1,4 +1,4 @@
-"""Optimizers of blocks and heads: each is to its parameters what ``policy.optimizer`` is to all of them under SB3."""
+"""Build the optimizers of blocks and heads, which treat their parameters as ``policy.optimizer`` treats them under SB3."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -10,14 +10,16 @@ from torch import nn
 
 # Options of an optimizer that choose its implementation
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
-# A class of optimizers, or a function that makes one: from parameters, by keyword `lr` and further options
+# A class of optimizers, or a function that makes one: it takes parameters and, by keyword, `lr` and further options
 Maker = Callable[..., th.optim.Optimizer]
 
 
 def maker_of(policy: ActorCriticPolicy) -> tuple[Maker, dict[str, Any]]:
     """
-    :param policy: a policy with its optimizer, perhaps exchanged
-    :return: what makes optimizers like it, and its options but for the learning rate
+    Find out how to make optimizers like that of a policy.
+
+    :param policy: a policy with its optimizer, which may have been replaced
+    :return: the class or function that makes them, and their options without the learning rate
     """
     whole, maker = policy.optimizer, policy.optimizer_class
     if not isinstance(maker, type) or type(whole) is maker:
@@ -28,12 +30,14 @@ def maker_of(policy: ActorCriticPolicy) -> tuple[Maker, dict[str, Any]]:
 
 def build_optimizer(maker: Maker, parameters: Iterable[nn.Parameter], lr: float, kwargs: dict[str, Any]) -> th.optim.Optimizer:
     """
-    An optimizer; Adam and AdamW in their fused form on the CPU, which takes a third of the time where parameters are small.
+    Make an optimizer.
+
+    On the CPU, Adam and AdamW come in their fused form, which takes a third of the time where parameters are small.
 
     :param maker: class of the optimizer, or a function that makes one
-    :param parameters: what it moves
+    :param parameters: the parameters that it moves
     :param lr: learning rate, >= 0
-    :param kwargs: further arguments of the optimizer, copied; one that chooses an implementation is kept to
+    :param kwargs: further arguments of the optimizer, copied; an option that chooses an implementation is kept
     :return: the optimizer
     """
     own, kwargs = list(parameters), dict(kwargs)
@@ -49,12 +53,18 @@ class Owner(Protocol):
     optimizer: Any
 
     def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
-        """Make the optimizer of its parameters, if it has some."""
+        """
+        Make an optimizer of its parameters, if it has any.
+
+        :param maker: class of the optimizer, or a function that makes one
+        :param lr: learning rate, >= 0
+        :param kwargs: further arguments of the optimizer, copied
+        """
 
 
 def give_optimizers(policy: ActorCriticPolicy, owners: Iterable[Owner], lr: float) -> None:
     """
-    Give each of some parts of a policy an optimizer of its own, like that of the policy.
+    Give parts of a policy their own optimizers, like that of the policy.
 
     :param policy: the policy with its optimizer
     :param owners: blocks, or the heads
@@ -69,10 +79,11 @@ def give_optimizers(policy: ActorCriticPolicy, owners: Iterable[Owner], lr: floa
 
 def regroup(optimizer: th.optim.Optimizer, like: th.optim.Optimizer) -> None:
     """
-    Give an optimizer groups with the options of another one's, for example a weight decay for some parameters alone.
+    Give an optimizer groups with the options of another one, for example a weight decay for some parameters alone.
 
     :param optimizer: the optimizer
-    :param like: one that has all its parameters; learning rates aside, which SB3 sets for all groups alike
+    :param like: an optimizer that has all its parameters; its learning rates are not taken over, since SB3 sets one for all
+        groups
     """
     first = optimizer.param_groups[0]
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -1,7 +1,7 @@
 """
-The graph of a network partitioned at its layers: each operation gets the number of its part.
+Partition the graph of a network at its layers: give each operation the number of its part.
 
-A layer with weights starts a part, and what follows goes with it up to the next.
+A layer with weights starts a part, and the operations up to the next layer belong to it.
 """
 
 import math
@@ -18,7 +18,13 @@ IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, oper
 
 
 def partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, float], list[str]]:
-    """The part that each operation goes to, which reads from those of lower numbers alone; and the modules used again."""
+    """
+    Assign each operation to a part that reads only from parts with lower numbers.
+
+    :param root: the network
+    :param graph: its operations, with those that are free marked by :func:`copy_for_each_user`
+    :return: the number of each operation's part, and the paths of modules whose parameters are read again after other layers
+    """
     numbers: dict[fx.Node, float] = {}
     reused: list[str] = []
     owners: dict[nn.Parameter, float] = {}
@@ -41,9 +47,9 @@ def partition(root: Root, graph: fx.Graph) -> tuple[dict[fx.Node, float], list[s
         elif below:
             numbers[node] = max(below)
         else:
-            continue  # before any layer: see below
+            continue  # it comes before any layer, and gets its number below
         for owner in {owners[parameter] for parameter in parameters if parameter in owners} - {numbers[node]}:
-            # The part that reads a parameter is one
+            # All operations that read a parameter must be in one part
             reused.append(str(node.target))
             merge(*sorted((owner, numbers[node])))
         owners.update(dict.fromkeys(parameters, numbers[node]))
@@ -67,7 +73,13 @@ def _starts(root: Root, node: fx.Node, parameters: list[nn.Parameter]) -> bool:
 
 
 def read(root: Root, node: fx.Node) -> list[nn.Parameter]:
-    """The parameters that an operation reads, as they are or, say, transposed."""
+    """
+    List the parameters that an operation reads, directly or, for example, transposed.
+
+    :param root: the network
+    :param node: an operation
+    :return: its parameters
+    """
     if node.op == "call_module":
         return list(root.get_submodule(str(node.target)).parameters())
     value = operator.attrgetter(str(node.target))(root) if node.op == "get_attr" else None
@@ -76,7 +88,13 @@ def read(root: Root, node: fx.Node) -> list[nn.Parameter]:
 
 
 def in_place(root: Root, node: fx.Node) -> bool:
-    """Whether an operation writes to what it reads, or may do so."""
+    """
+    Check whether an operation may write to its inputs.
+
+    :param root: the network
+    :param node: an operation
+    :return: whether it writes to them, or is of a class that may do so
+    """
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         return getattr(module, "inplace", False) or not type(module).__module__.startswith("torch.nn")
@@ -85,7 +103,13 @@ def in_place(root: Root, node: fx.Node) -> bool:
 
 
 def is_free(node: fx.Node, value: Any) -> bool:
-    """Whether an operation gives no rows, but what a part can compute for itself: a parameter, a size, a range."""
+    """
+    Check whether an operation gives no rows, but a value that a part can compute by itself: a parameter, a size, a range.
+
+    :param node: an operation, whose inputs have been checked before
+    :param value: its value for some observations
+    :return: whether it is free
+    """
     if node.op in ("placeholder", "output"):
         return False
     if not isinstance(value, th.Tensor | tuple | list) or isinstance(value, th.Size):
@@ -94,14 +118,24 @@ def is_free(node: fx.Node, value: Any) -> bool:
 
 
 def leave_out_dead(root: Root, graph: fx.Graph) -> None:
-    """What a layer gives to nobody is not computed: nothing would be learned from it."""
+    """
+    Remove layers whose outputs nothing reads, since they could learn nothing.
+
+    :param root: the network
+    :param graph: its operations, changed in place
+    """
     for node in reversed(list(graph.nodes)):
         if node.op == "call_module" and not node.users and not in_place(root, node):
             graph.erase_node(node)
 
 
 def use_once(root: Root, graph: fx.Graph) -> None:
-    """What is computed twice from the same values is computed once: a module that actor and critic share."""
+    """
+    Merge calls of one module on the same inputs, for example of a module that actor and critic share.
+
+    :param root: the network
+    :param graph: its operations, changed in place
+    """
     seen: dict[tuple[str, ...], fx.Node] = {}
     for node in list(graph.nodes):
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -116,7 +150,12 @@ def use_once(root: Root, graph: fx.Graph) -> None:
 
 
 def copy_for_each_user(graph: fx.Graph, values: list[dict[fx.Node, Any]]) -> None:
-    """What is free goes with who uses it, so that no part has to hand it on."""
+    """
+    Copy free operations for each of their users, so that no part has to hand their values on.
+
+    :param graph: the operations of a network, changed in place
+    :param values: the value of each operation for several batches of observations; the copies are added
+    """
     for node in graph.nodes:
         if is_free(node, values[0][node]):
             node.meta["free"] = True
@@ -132,14 +171,25 @@ def copy_for_each_user(graph: fx.Graph, values: list[dict[fx.Node, Any]]) -> Non
 
 
 def keep_together(numbers: dict[fx.Node, float], values: dict[fx.Node, Any]) -> None:
-    """Of several tensors that one operation gives, each is picked in the same part: no part hands on a tuple."""
+    """
+    Move the selection of single tensors into the part of the operation that gives several, so that no part hands on a tuple.
+
+    :param numbers: the part of each operation, changed in place
+    :param values: the value of each operation for some observations
+    """
     for node, number in numbers.items():
         if isinstance(values[node], tuple | list):
             numbers.update((user, number) for user in node.users if user.target is operator.getitem)
 
 
 def flatten_late(graph: fx.Graph, numbers: dict[fx.Node, float], values: dict[fx.Node, Any]) -> None:
-    """Feature maps are flattened by who reads them: until then, it can be seen what a channel is."""
+    """
+    Move the flattening of feature maps into the part that reads them, since channels can be seen before it.
+
+    :param graph: the operations of a network
+    :param numbers: the part of each operation, changed in place
+    :param values: the value of each operation for some observations
+    """
     for node in reversed(list(graph.nodes)):
         read = node.all_input_nodes
         if node not in numbers or len(read) != 1 or numbers.get(read[0]) != numbers[node]:
@@ -153,4 +203,10 @@ def flatten_late(graph: fx.Graph, numbers: dict[fx.Node, float], values: dict[fx
 
 
 def told(node: fx.Node) -> tuple[str, ...]:
+    """
+    Describe an operation by its name, target and arguments, to compare it with others.
+
+    :param node: an operation
+    :return: the description; without its first entry, it is the same for calls of one module on the same inputs
+    """
     return str(node), str(node.target), str(node.args), str(node.kwargs)

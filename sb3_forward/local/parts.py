@@ -1,4 +1,4 @@
-"""A network in parts, the operations of one block each."""
+"""Represent a network in parts, each with the operations of one block."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sb3_forward.local.loss import Activations
 from sb3_forward.local.partition import in_place, read
 from sb3_forward.local.root import Root
 
-# Where the blocks of a policy are, by the beginning of their module's path: how logs and errors call them
+# Names of blocks in logs and errors, by the beginning of their module's path
 NAMES = (
     ("policy.mlp_extractor.policy_net", "actor"),
     ("policy.mlp_extractor.value_net", "critic"),
@@ -28,24 +28,26 @@ class Part(NamedTuple):
     """A part of the network: the operations of one block."""
 
     name: str
-    role: str  # whose gradient would have reached it: "actor", "critic" or "shared"
-    module: nn.Module  # called with the values of ``inputs``; gives that of ``outputs``, a tuple if they are several
+    role: str  # heads that backpropagation would send a gradient from: "actor", "critic" or "shared"
+    module: nn.Module  # maps the values of ``inputs`` to that of ``outputs``, a tuple if there are several
     parameters: list[nn.Parameter]
     inputs: list[str]
     outputs: list[str]
-    spared: bool  # whether the module writes to its inputs, and has to get copies
+    spared: bool  # whether the module writes to its inputs, and therefore gets copies
     last: list[str]  # inputs that no later part reads
 
     def forward(self, inputs: Activations) -> Activations:
         """
+        Run the part.
+
         :param inputs: (B, ...) or a tuple of such
-        :return: the outputs, a tuple if they are several
+        :return: the outputs, a tuple if there are several
         """
         values = inputs if isinstance(inputs, tuple) else (inputs,)
         return self.module(*([value.clone() for value in values] if self.spared else values))  # type: ignore[union-attr]
 
 
-# What is done with a part on the way up: from its index and its inputs to its outputs
+# Called in place of a part in a forward pass: maps its index and its inputs to its outputs
 Visit = Callable[[int, Any], Any]
 
 
@@ -59,10 +61,10 @@ class Split(NamedTuple):
 
     def walk(self, observations: list[th.Tensor], visit: Visit | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
-        Send a batch up the parts. What no part reads any more is let go.
+        Run a batch through the parts, and free each value after its last use.
 
         :param observations: (B, ...) each, in the order of ``inputs``
-        :param visit: called in the place of each part; None to run them
+        :param visit: called in place of each part; None to run them
         :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
         values: dict[str, Any] = dict(zip(self.inputs, observations, strict=True))
@@ -78,6 +80,15 @@ class Split(NamedTuple):
 
 
 def assemble(root: Root, graph: fx.Graph, numbers: dict[fx.Node, float], reused: list[str]) -> Split:
+    """
+    Make the parts of a partitioned network.
+
+    :param root: the network
+    :param graph: its operations
+    :param numbers: the part of each operation, from :func:`~sb3_forward.local.partition.partition`
+    :param reused: paths of the modules that are used again after others
+    :return: the network in parts
+    """
     output = next(iter(reversed(graph.nodes)))
     tops: list[str] = [node.name for node in output.args[0]]
     reach: dict[float, set[str]] = {}
@@ -109,7 +120,7 @@ def _names(nodes: list[fx.Node]) -> list[str]:
 
 
 def _numbered(parts: list[Part], names: list[str]) -> list[Part]:
-    """Parts by their names, with an index where several have the same."""
+    """Give parts their names, with an index where several have the same."""
     numbers = Counter(name for part, name in zip(parts, names, strict=True) if part.parameters)
     seen: Counter[str] = Counter()
     found = []
@@ -123,7 +134,7 @@ def _numbered(parts: list[Part], names: list[str]) -> list[Part]:
 
 
 def _name(root: Root, nodes: list[fx.Node]) -> str:
-    """How a part is called: by where its first layer is."""
+    """Name a part after the place of its first layer."""
     layers = [node for node in nodes if read(root, node)] or nodes
     node = layers[0]
     stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
@@ -132,14 +143,14 @@ def _name(root: Root, nodes: list[fx.Node]) -> str:
         if path == start or path.startswith(f"{start}."):
             rest = path[len(start) + 1 :].split(".")
             separate = name == "extractor" and not root.top.shared
-            # Of an extractor with a branch for each key, as SB3's CombinedExtractor
+            # An extractor such as SB3's CombinedExtractor has a branch for each key
             branch = f".{rest[1]}" if rest[0] == "extractors" and len(rest) > 1 else ""
             return ("actor_extractor" if separate else name) + branch
     return path or "network"
 
 
 def _module(root: Root, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[fx.Node]) -> nn.Module:
-    """The operations of a part as a module: plain where they are a chain of modules, else a graph."""
+    """Make a module of the operations of a part: a sequence if they are a chain of modules, else a graph."""
     before = inputs[0] if len(inputs) == 1 else None
     chain = []
     for node in nodes:

@@ -1,8 +1,8 @@
 """
-The hidden phase: every block learns from its own local loss, block by block from the bottom up.
+Train every block on its own local loss, one block after the other from the bottom up: the hidden phase.
 
-A block learns on inputs that stand still, the outputs of the block below on all rows, and hands its own new outputs on. One
-block's inputs and outputs are all that is held at a time.
+The inputs of a block are fixed while it learns: they are the outputs of the blocks below for all rows. Then its new outputs
+become inputs of the blocks above. Only values that are still to be read are kept in memory.
 """
 
 import math
@@ -22,12 +22,12 @@ from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.root import leaves, prepare
 from sb3_forward.local.rows import Latents, join
 
-# Two rows have a single distance, which matches any other: nothing is learned from fewer than these
+# Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
 
 
 class BlockRecord(NamedTuple):
-    """What one block did in a hidden phase."""
+    """The figures of one block in a hidden phase."""
 
     loss: float  # mean over its steps
     grad_norm: float  # mean over its steps, before clipping
@@ -37,15 +37,15 @@ class BlockRecord(NamedTuple):
 
 def log(records: dict[str, BlockRecord], logger: Logger) -> None:
     """
-    Log a hidden phase: each block, and the means of all.
+    Log the figures of a hidden phase: those of each block, and the means over all blocks.
 
     :param records: by name of the block, at least one
-    :param logger: of SB3
+    :param logger: SB3's logger
     """
     for name, record in records.items():
         for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
             if not math.isnan(value):
-                # Too many and too long for the table on the screen
+                # These are too many and too long for the table on the screen
                 logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
     logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
     logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
@@ -53,13 +53,14 @@ def log(records: dict[str, BlockRecord], logger: Logger) -> None:
 
 class Feed:
     """
-    What the blocks of a network read of N rows, while they learn from the bottom up: held where it fits into memory, else
-    computed anew from what is held below.
+    The inputs of a network's blocks for N rows, while the blocks learn from the bottom up.
+
+    Values that fit into memory are kept. Others are recomputed from the kept values below them.
 
     :param network: the network
-    :param observations: from indices (B,) to these rows, as the rollout buffer holds them
+    :param observations: maps indices (B,) to these rows, as the rollout buffer holds them
     :param rows: N
-    :param budget: bytes that may be held
+    :param budget: bytes that may be kept
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Feed:
         self.budget = budget
         self.chunks = [
             slice(first, min(first + network.pass_rows, rows)) for first in range(0, rows, network.pass_rows)
-        ]  #: all rows, by what one forward pass takes
+        ]  #: all rows, in ranges for one forward pass each
         self._observations = observations
         self._held: dict[str, th.Tensor] = {}
         self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
@@ -78,24 +79,26 @@ class Feed:
 
     def inputs(self, index: int, rows: th.Tensor | slice) -> Any:
         """
-        :param index: of a part of the network, those below which do not learn any more
+        Return the inputs of a part for some rows.
+
+        :param index: index of the part; the parts below it have finished learning
         :param rows: (B,) indices, or a range
-        :return: what it reads of these rows
+        :return: its inputs
         """
         return self._join(self.network.parts[index].inputs, self._values(self.network.parts[index].inputs, rows))
 
     def advance(self, index: int) -> None:
         """
-        A part has learned: hold what it says of all rows, if that fits.
+        Keep the new outputs of a part for all rows, if they fit into memory.
 
-        :param index: of the part
+        :param index: index of the part, which has finished learning
         """
         part, given = self.network.parts[index], []
         left = self.budget - sum(value.nbytes for value in self._held.values())
         for rows in self.chunks:
             given.append(self.network.steps[index].forward(self.inputs(index, rows)))
             if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
-                return  # whoever reads it computes it again
+                return  # the parts that read it compute it again
         self._held.update(self._by_name(part.outputs, given[0] if len(given) == 1 else join(given)))
         readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
         needed = self._needed([*readers, *self.network.tops])
@@ -103,9 +106,9 @@ class Feed:
 
     def tops(self) -> tuple[th.Tensor, th.Tensor]:
         """
-        Read the end of the network, once all have learned.
+        Return the top features, once all parts have learned.
 
-        :return: the top features of actor (N, d_pi) and critic (N, d_vf)
+        :return: the features of actor (N, d_pi) and critic (N, d_vf)
         """
         if all(name in self._held for name in self.network.tops):
             actor, critic = (self._held[name] for name in self.network.tops)
@@ -115,7 +118,7 @@ class Feed:
         return actor, critic
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
-        """These values of some rows; layers that have to run for it are at rest."""
+        """Return named values for some rows; layers that have to run for this are in evaluation mode."""
         found = {name: self._held[name][rows] for name in names if name in self._held}
         if len(found) < len(set(names)):
             training = self.network.policy.training
@@ -145,7 +148,7 @@ class Feed:
         found.update(zip(self.network.inputs, tensors, strict=True))
 
     def _needed(self, names: list[str]) -> set[str]:
-        """What is held, of all that these are made of."""
+        """Find the kept values that some values are computed from."""
         held = {name for name in names if name in self._held}
         makers = {self._makers[name] for name in names if name not in held and name in self._makers}
         return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))
@@ -161,14 +164,14 @@ class Feed:
 
 class HiddenPhase:
     """
-    Trains the blocks of a network on rows of observations.
+    The training of a network's blocks on rows of observations.
 
     :param network: the policy as blocks
-    :param objective: what the blocks learn from
+    :param objective: the local loss
     :param epochs: passes of each block over the rows
     :param batch_size: rows of a step
     :param max_grad_norm: clip the gradient norm of each step to this
-    :param budget: bytes of what blocks read that may be held
+    :param budget: bytes of block inputs that may be kept in memory
     """
 
     def __init__(
@@ -193,19 +196,20 @@ class HiddenPhase:
         """
         Train every block.
 
-        :param observations: from indices (B,) to these rows, as the rollout buffer holds them
+        :param observations: maps indices (B,) to these rows, as the rollout buffer holds them
         :param rows: N
-        :param guidance: what the heads should say of the rows, (N, k) for actor and critic; none for unguided blocks
+        :param guidance: outputs that the heads should have for the rows, (N, k) for actor and critic; empty for unguided
+            blocks
         :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
         signals = {role: standardise(signal) for role, signal in guidance.items()}
         if signals:
-            # Either counts as much, whatever its number of columns; a column has a variance of one in the mean
+            # Actor and critic count equally, whatever their numbers of columns, and the mean variance of a column is one
             columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
             signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
         self.records = {}
-        # As in a rollout, but in the steps: dropout off, statistics of BatchNorm at rest
+        # The network is in evaluation mode as in a rollout, except in the steps: dropout off, statistics of BatchNorm fixed
         self.network.policy.set_training_mode(False)
         feed = Feed(self.network, observations, rows, self.budget)
         try:
@@ -251,7 +255,7 @@ class HiddenPhase:
             inputs = feed.inputs(index, part)
             return inputs, partial(self.objective.of_minibatch, inputs, None if signal is None else signal[part], image)
 
-        # The guided loss is a mean over rows: so many at a time as a pass takes have the same gradients, together
+        # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
         if len(rows) <= self.network.pass_rows or not separate:
             return block.local_step(*local_loss(rows), self.max_grad_norm)
@@ -272,8 +276,10 @@ def _sum(first: Gradients, second: Gradients) -> Gradients:
 
 def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:
     """
+    Compute the relative change of some tensors.
+
     :param before: tensors
-    :param after: what they have become
+    :param after: the same tensors later
     :return: norm of the change over the norm before
     """
     change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()

@@ -1,6 +1,4 @@
-"""
-The network of a policy below its heads, as SB3 runs it: from preprocessed observations to the top features.
-"""
+"""Run the network of a policy below its heads as SB3 does: from preprocessed observations to the top features."""
 
 import copy
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from torch import nn
 
 class Root(nn.Module):
     """
-    From the preprocessed observations to the top features of actor and critic, as the policy computes them.
+    The network below the heads of a policy, from preprocessed observations to the top features of actor and critic.
 
     :param policy: the policy
     """
@@ -30,6 +28,8 @@ class Root(nn.Module):
 
     def forward(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the top features.
+
         :param observations: (B, ...), or a dictionary of such
         :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
@@ -45,7 +45,12 @@ class Root(nn.Module):
 
 
 class Top(nn.Module):
-    """SB3's ``mlp_extractor`` as the policy calls it."""
+    """
+    SB3's ``mlp_extractor``, called as the policy calls it.
+
+    :param mlp_extractor: that of the policy
+    :param shared: whether actor and critic share a features extractor
+    """
 
     def __init__(self, mlp_extractor: nn.Module, shared: bool) -> None:
         super().__init__()
@@ -54,9 +59,11 @@ class Top(nn.Module):
 
     def forward(self, actor: th.Tensor, critic: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the top features from those of the extractors.
+
         :param actor: (B, d) features of the actor's extractor
-        :param critic: (B, d) features of the critic's
-        :return: the top features
+        :param critic: (B, d) features of the critic's extractor
+        :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
         if self.shared:
             return self.mlp_extractor(actor)
@@ -65,7 +72,7 @@ class Top(nn.Module):
 
 class Whole(nn.Module):
     """
-    All of a policy below its heads, where the policy extracts features in a way of its own.
+    The network below the heads of a policy that extracts features in its own way.
 
     :param policy: the policy
     """
@@ -74,12 +81,14 @@ class Whole(nn.Module):
         super().__init__()
         self.top = Top(policy.mlp_extractor, policy.share_features_extractor)
         self.extractors = nn.ModuleList([policy.pi_features_extractor, policy.vf_features_extractor])
-        self._policy = (policy,)  # no module of this one: its heads are not part of it
+        self._policy = (policy,)  # a tuple hides the policy from PyTorch: its heads are no part of this module
 
     def forward(self, observations: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the top features.
+
         :param observations: (B, ...) as the policy takes them
-        :return: the top features
+        :return: the actor's features (B, d_pi) and the critic's (B, d_vf)
         """
         features = self._policy[0].extract_features(observations)
         return self.top(features, features) if self.top.shared else self.top(*features)
@@ -87,8 +96,10 @@ class Whole(nn.Module):
 
 def keeps_extraction(policy: ActorCriticPolicy) -> bool:
     """
+    Check whether a policy extracts features as SB3 does: with its extractors, from preprocessed observations.
+
     :param policy: a policy
-    :return: whether its features are those of its extractors on the preprocessed observations, as SB3 has it
+    :return: whether it does
     """
     stock = type(policy).extract_features is ActorCriticPolicy.extract_features
     return stock and "extract_features" not in vars(policy)
@@ -97,8 +108,10 @@ def keeps_extraction(policy: ActorCriticPolicy) -> bool:
 @contextmanager
 def at_rest(policy: ActorCriticPolicy) -> Iterator[None]:
     """
-    Dropout off and statistics of BatchNorm at rest. What is done meanwhile leaves no trace in the modes of the modules, nor in
-    PyTorch's random generators: a module of the user's own may even draw random numbers.
+    Turn dropout off and fix the statistics of BatchNorm, within ``with``.
+
+    The modes of the modules and PyTorch's random generators are restored at the end, since a user's module may draw random
+    numbers.
 
     :param policy: the policy
     """
@@ -115,11 +128,11 @@ def at_rest(policy: ActorCriticPolicy) -> Iterator[None]:
 
 def sample(policy: ActorCriticPolicy, rows: int) -> PyTorchObs:
     """
-    Draw observations from the space of a policy, whose own generator stays as it is.
+    Draw observations from the space of a policy, and leave the space's own generator as it is.
 
     :param policy: the policy
     :param rows: B
-    :return: (B, ...), preprocessed unless the policy has its own way of that
+    :return: (B, ...), preprocessed unless the policy does that itself
     """
     space = copy.deepcopy(policy.observation_space)
     space.seed(0)
@@ -132,9 +145,11 @@ def sample(policy: ActorCriticPolicy, rows: int) -> PyTorchObs:
 
 def prepare(policy: ActorCriticPolicy, observations: PyTorchObs) -> PyTorchObs:
     """
+    Preprocess observations, unless the policy does that itself.
+
     :param policy: a policy
     :param observations: (B, ...) as the rollout buffer holds them
-    :return: what its network reads of them
+    :return: (B, ...) inputs of its network
     """
     if not keeps_extraction(policy):
         return observations
@@ -143,6 +158,8 @@ def prepare(policy: ActorCriticPolicy, observations: PyTorchObs) -> PyTorchObs:
 
 def leaves(observations: PyTorchObs) -> list[th.Tensor]:
     """
+    List the tensors of observations.
+
     :param observations: a tensor, or a dictionary of tensors
     :return: its tensors
     """

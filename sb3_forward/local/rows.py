@@ -1,4 +1,4 @@
-"""Rows of observations and of activations: one tensor or array, or a dictionary, tuple or list of such."""
+"""Handle rows of observations and activations, in one tensor or array, or in a dictionary, tuple or list of them."""
 
 from copy import copy
 from typing import Any
@@ -12,6 +12,8 @@ Latents = tuple[th.Tensor, th.Tensor]
 
 def count(data: Any) -> int:
     """
+    Count rows.
+
     :param data: (N, ...)
     :return: N
     """
@@ -22,9 +24,11 @@ def count(data: Any) -> int:
 
 def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...]) -> Any:
     """
+    Select rows.
+
     :param data: (N, ...)
     :param rows: (B,) indices of the same kind, or a range
-    :return: these rows
+    :return: (B, ...) these rows
     """
     if isinstance(data, dict):
         return {key: value[rows] for key, value in data.items()}
@@ -33,8 +37,10 @@ def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...
 
 def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     """
+    Concatenate rows.
+
     :param parts: tensors (N_i, ...), or dictionaries or tuples of such, all of the same kind; at least one
-    :return: all their rows in one
+    :return: all their rows in order
     """
     first = parts[0]
     if len(parts) == 1:

@@ -1,9 +1,9 @@
 """
-Split what lies between the observations and the heads of a policy into blocks, at its layers.
+Split the network between the observations and the heads of a policy into blocks, at its layers.
 
-:mod:`torch.fx` traces the modules into one graph of operations, whatever the way that their ``forward`` runs them in: modules
-used twice, functional calls, skip connections. A layer with weights starts a block, and what follows goes with it up to the
-next. What cannot be traced is one block: never silently left untrained.
+:mod:`torch.fx` traces the modules into one graph of operations, however their ``forward`` runs them: modules used twice,
+functional calls, skip connections. A layer with weights starts a block, and the operations up to the next layer belong to it.
+A module that cannot be traced becomes one block, so that it is never silently left untrained.
 """
 
 import copy
@@ -29,13 +29,13 @@ from sb3_forward.local.partition import (
 from sb3_forward.local.parts import Split, assemble
 from sb3_forward.local.root import Root, at_rest, leaves, sample
 
-# Rows of the observations that a traced network is tried on: what goes from block to block has as many, whatever they are
+# A traced network is tried on batches of this many observations: every value between blocks must have as many rows
 ROWS = (3, 5)
 
 
 def split(policy: ActorCriticPolicy) -> Split:
     """
-    Split the network of a policy at its layers, and warn of what is not.
+    Split the network of a policy at its layers, and warn of modules that cannot be split.
 
     :param policy: the policy; it is left as it was
     :return: the network in parts
@@ -44,7 +44,7 @@ def split(policy: ActorCriticPolicy) -> Split:
     opaque: dict[nn.Module, str] = {}
     if root.whole is not None:
         opaque[root.whole] = "the policy has an `extract_features` of its own"
-    # No graph would call the hooks of a module that it is traced into
+    # Tracing replaces a module by its operations, and a graph would not call its hooks
     called = [policy.pi_features_extractor, policy.vf_features_extractor, policy.mlp_extractor]
     containers = (module for part in called for module in part.modules() if list(module.children()))
     opaque.update({module: "it has hooks" for module in containers if hooked(module)})
@@ -58,7 +58,7 @@ def split(policy: ActorCriticPolicy) -> Split:
 
 class Tracer(fx.Tracer):
     """
-    Traces down to the layers of PyTorch.
+    A tracer that stops at the layers of PyTorch.
 
     :param opaque: modules that are not traced into
     """
@@ -66,10 +66,10 @@ class Tracer(fx.Tracer):
     def __init__(self, opaque: Iterable[nn.Module]) -> None:
         super().__init__()
         self.opaque = set(opaque)
-        self.inside: list[nn.Module] = []  #: the module that is traced and those around it; when tracing fails, it stays
+        self.inside: list[nn.Module] = []  #: the module being traced and those around it, kept if tracing fails
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        # A layer of the user's own is called as it is: it may do more than what a graph shows
+        # A user's own layer is called as a whole, since it may do more than a graph shows
         single = not list(module.children()) and sum(parameter.ndim > 1 for parameter in module.parameters()) <= 1
         layer = single and not isinstance(module, nn.Sequential)  # an empty one is no layer
         return layer or module in self.opaque or super().is_leaf_module(module, name)
@@ -82,7 +82,7 @@ class Tracer(fx.Tracer):
 
 
 class Fault(NamedTuple):
-    """Why a graph cannot be made, or does not do."""
+    """The reason why a graph cannot be made or used."""
 
     reason: str
     around: list[nn.Module]  # the modules around the fault, the innermost one last
@@ -122,8 +122,8 @@ def _attempt(root: Root, observations: list[PyTorchObs], opaque: dict[nn.Module,
 
 
 def _is_true(root: Root, found: Split, observations: PyTorchObs) -> bool:
-    """Whether the parts say what the policy says."""
-    th.manual_seed(0)  # noise is not what they are to differ in
+    """Check whether the parts compute what the policy computes."""
+    th.manual_seed(0)  # both draw the same noise
     given = found.walk(leaves(copy.deepcopy(observations)), lambda index, inputs: found.parts[index].forward(inputs))
     th.manual_seed(0)
     expected = root(copy.deepcopy(observations))
@@ -143,7 +143,7 @@ def _modules_around(root: Root, node: fx.Node) -> list[nn.Module]:
 
 
 def _blamed(root: Root, fault: Fault, opaque: dict[nn.Module, str]) -> nn.Module:
-    """The innermost of the modules around a fault that is not to blame already."""
+    """Find the innermost module around a fault that is not blamed yet."""
     extractors = [root.policy.pi_features_extractor, root.policy.vf_features_extractor]
     for module in [*reversed(fault.around), *extractors, root.top]:
         if module not in opaque and module is not root:
@@ -155,7 +155,7 @@ def _blamed(root: Root, fault: Fault, opaque: dict[nn.Module, str]) -> nn.Module
 
 
 def _values(root: Root, graph: fx.Graph, observations: PyTorchObs) -> dict[fx.Node, Any]:
-    """What every operation of a graph gives."""
+    """Compute the value of every operation of a graph."""
     found: dict[fx.Node, Any] = {}
 
     class Recorder(fx.Interpreter):

@@ -1,1 +1,1 @@
-"""Rollouts: their features, recorded while they are collected; what is kept of past ones; checks of their numbers."""
+"""Read rollouts with the features recorded in them, check their numbers, and keep a history of past ones."""

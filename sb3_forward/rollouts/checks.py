@@ -1,8 +1,8 @@
 """
-What is not a finite number in a rollout is found before anything learns from it, and named by its place.
+Find numbers in a rollout that are not finite, and name their place, before anything learns from them.
 
-One look per rollout at what the environments sent and at what the policy made of it; SB3's ``VecCheckNan``, around the
-environments, looks at every step.
+Each rollout is checked once, both the data from the environments and the policy's outputs for them. SB3's ``VecCheckNan``,
+around the environments, checks every step.
 """
 
 import numpy as np
@@ -19,11 +19,13 @@ MEND = "Mend the environment; VecCheckNan(env, raise_exception=True) around it s
 
 def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, policy: nn.Module) -> str | None:
     """
-    Look for what is not finite in a rollout. NaN is fine in observations that the policy says finite numbers of, since nothing
-    but a features extractor that deals with missing values gets rid of it.
+    Look for numbers in a rollout that are not finite.
+
+    NaN in observations is accepted if the policy's outputs are finite: its features extractor then handles missing values,
+    since nothing else turns NaN into finite numbers.
 
     :param buffer: the full buffer, N steps of E environments
-    :param last_observations: (E, ...), or a dictionary of such, those after the last step
+    :param last_observations: (E, ...) observations after the last step, or a dictionary of such
     :param policy: the policy that acted
     :return: a message that names an observation, parameter, reward or return, None if all are finite
     """
@@ -37,17 +39,17 @@ def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, pol
 
 def why_no_action(observations: Observations, step: int, policy: nn.Module, normalization: VecNormalize | None) -> str | None:
     """
-    Look for what keeps a policy from acting.
+    Look for the reason why a policy cannot act.
 
-    :param observations: (E, ...), or a dictionary of such
-    :param step: of the rollout
+    :param observations: (E, ...) present observations, or a dictionary of such
+    :param step: step of the rollout
     :param policy: the policy
-    :param normalization: what the observations went through, if anything
+    :param normalization: normalisation of the observations, None if there is none
     :return: a message that names an observation or parameter, None if all are finite
     """
     problem = _observation(_as_step(observations), step) or parameter_problem(policy)
     if normalization is not None and (original := _observation(_as_step(normalization.get_original_obs()), step)):
-        # Its statistics have made NaN of the observations of every environment
+        # By now its statistics have turned the observations of every environment into NaN
         problem = f"{original}. VecNormalize has taken it in: load its statistics from the last checkpoint"
     return problem and f"{problem}."
 
@@ -59,7 +61,7 @@ def _as_step(observations: Observations) -> Observations:
 
 
 def _observation(observations: Observations, first_step: int = 0, nan_is_fine: bool = False) -> str | None:
-    """The first that is not finite, of (N, E, ...)."""
+    """Describe the first of the observations (N, E, ...) that is not finite."""
     for key, values in observations.items() if isinstance(observations, dict) else [("", observations)]:
         if (place := _first_non_finite(values, nan_is_fine)) is not None:
             step, env, *entry = place
@@ -82,7 +84,7 @@ def _reward(buffer: RolloutBuffer) -> str:
 
 
 def _first_non_finite(values: np.ndarray, nan_is_fine: bool = False) -> tuple[int, ...] | None:
-    if not np.issubdtype(values.dtype, np.floating):  # images are large
+    if not np.issubdtype(values.dtype, np.floating):  # integers are finite, and images are large
         return None
     finite = ~np.isinf(values) if nan_is_fine else np.isfinite(values)
     return None if finite.all() else tuple(int(i) for i in np.argwhere(~finite)[0])

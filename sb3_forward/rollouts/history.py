@@ -1,11 +1,11 @@
 """
-The past, as far as it is kept: one store of data for rollouts that wait, recent transitions, and a sample of old observations.
+Keep the past in one store: rollouts that wait, recent transitions, and a sample of old observations.
 
-- Rollouts *wait* until they are enough rows for a hidden phase: few rows say little about what the guidance asks for. Hidden
-  layers that stay as they are for a while also keep cached features valid, which makes short rollouts cheap.
-- The *window* holds the transitions of the last short rollouts: the value head is fitted to their lambda-returns together.
-- The *sample* of past observations is where the heads are held to their outputs: a policy must not forget what it does in
-  states that it comes to less often.
+- Rollouts *wait* until they have enough rows for a hidden phase, since few rows determine the guidance poorly. While the
+  hidden layers stay as they are, cached features stay valid, too, which makes short rollouts cheap.
+- The *window* holds the transitions of the last short rollouts. The value head is fitted to their lambda-returns together.
+- On the *sample* of past observations, the heads are held to their outputs, so that a policy does not forget how to act in
+  states that have become rare.
 
 All features are those of the present hidden layers. SB3's ``save`` and ``load`` carry the store as they do any attribute.
 """
@@ -25,25 +25,25 @@ from sb3_forward.local.phase import LEAST_ROWS
 from sb3_forward.local.rows import Latents, join, pick
 from sb3_forward.rollouts.recorder import Truncation
 
-# At most so many past observations are sampled, and so many bytes of observations wait: they are saved with the model (our
-# choice)
+# Limits on the sampled observations, in rows, and on the waiting ones, in bytes, since both are saved with the model
+# (our choice)
 SAMPLE_ROWS = 2048
 BYTES = 2**23
-# The values are fitted to the returns of so many recent rows; a rollout that has as many is enough by itself (our choice)
+# The values are fitted to the returns of at least this many recent rows; a longer rollout is enough by itself (our choice)
 WINDOW_ROWS = 256
-# They are fitted anew once so many rows have come, not for every handful (our choice)
+# They are fitted again once this many new rows have come, instead of after every handful (our choice)
 FIT_ROWS = 64
 
-# From observations to their top features under the present weights
+# Maps observations to their top features under the present weights
 Features = Callable[[PyTorchObs], Latents]
 
 
 class Transitions(NamedTuple):
-    """T steps of E environments, as the returns are made of them."""
+    """T steps of E environments, with all that their returns are computed from."""
 
     rewards: np.ndarray  # (T, E), without the values that SB3 adds where episodes are truncated
     starts: np.ndarray  # (T, E), 1 where an episode starts with the step
-    next_starts: np.ndarray  # (E,) the same of the step after the last one
+    next_starts: np.ndarray  # (E,) the same for the step after the last one
     following: Any  # the observations of that step, (E, ...), or a dictionary of such
     truncations: list[Truncation]
 
@@ -53,7 +53,7 @@ class PastRollout:
     N rows of a rollout.
 
     :param observations: (N, ...), or a dictionary of such
-    :param guidance: of actor and critic, (N, k) each; none if the hidden layers are not guided
+    :param guidance: guidance of actor and critic, (N, k) each; empty if the hidden layers are not guided
     :param latents: top features of actor and critic
     """
 
@@ -74,34 +74,34 @@ class PhaseRows(NamedTuple):
 
     number: int
     observations: Observations
-    guidance: dict[str, th.Tensor]  # (N, k) for actor and critic; none without guidance
+    guidance: dict[str, th.Tensor]  # (N, k) for actor and critic; empty without guidance
     latents: list[Latents]  # top features before the phase, part by part
-    parts: list[PastRollout]  # the rollouts that they are of, where they are kept
+    parts: list[PastRollout]  # the rollouts with these rows, if they are kept
 
 
 class History:
-    """The store. It keeps data and nothing else: others compute with it."""
+    """The store of the past. It only keeps data; other modules compute with it."""
 
     def __init__(self) -> None:
         self.waiting: list[PastRollout] = []  #: rollouts that wait for a hidden phase
-        self.waiting_rows = 0  #: rows of these
+        self.waiting_rows = 0  #: number of their rows
         #: the last rollouts with their transitions, without a gap
         self.recent: list[tuple[PastRollout, Transitions]] = []
-        self.new_rows = 0  #: rows of these since the values were fitted
-        #: Gram matrix of the critic's features and intercept on rows since the last hidden phase that have left the window
+        self.new_rows = 0  #: rows of these that are newer than the last fit of the values
+        #: Gram matrix (of the critic's features and intercept) and number of rows that left the window since the last phase
         self.left: tuple[th.Tensor | None, int] = None, 0
         self.observations: PyTorchObs | None = None  #: the sample
         self.sample: SampleFeatures | None = None  #: its features
-        self.fingerprint: th.Tensor | None = None  #: of the hidden layers that all features are of
+        self.fingerprint: th.Tensor | None = None  #: of the hidden layers that computed all features
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self.to(th.device("cpu")))  # files are read where there is no GPU, too
+        return vars(self.to(th.device("cpu")))  # files may be read on a machine without a GPU
 
     def to(self, device: th.device) -> "History":
         """
-        Copy the store.
+        Copy the store to a device.
 
-        :param device: of the tensors of the copy
+        :param device: device of the tensors of the copy
         :return: the copy
         """
         buffer, copied = io.BytesIO(), History()
@@ -119,14 +119,14 @@ class History:
         interval: int,
     ) -> PhaseRows | None:
         """
-        Take a rollout in.
+        Add a rollout.
 
-        :param observations: from indices to these of its N observations
-        :param guidance: of actor and critic, (N, k) each, or none
+        :param observations: maps indices to these of its N observations
+        :param guidance: guidance of actor and critic, (N, k) each, or empty
         :param latents: its top features
-        :param transitions: the same rows, None if its returns are not made of them
+        :param transitions: its transitions, None if it does not belong in the window
         :param interval: rows from one hidden phase to the next
-        :return: all rows that have waited, once they are enough; they are handed out once
+        :return: all rows that have waited, once they are enough for a hidden phase, else None; each is handed out once
         """
         number = len(latents[0])
         if self.waiting and self.waiting[0].guidance.keys() != guidance.keys():
@@ -159,13 +159,13 @@ class History:
             self._leave(self.recent.pop(0)[0])
 
     def _leave(self, rollout: PastRollout) -> None:
-        if any(rollout is own for own in self.waiting):  # others are in the sample
+        if any(rollout is own for own in self.waiting):  # the sample stands for all others
             gram, rows = self.left
             own = gram_matrix(rollout.latents[1])
             self.left = own if gram is None else gram + own, rows + len(rollout)
 
     def close_window(self) -> None:
-        """The environments go on from elsewhere: the last steps are bootstrapped as truncated episodes are."""
+        """Mark the last steps of the window as truncated, since the environments continue in other states."""
         if self.recent:
             rollout, steps = self.recent[-1]
             last, rows = len(steps.rewards) - 1, steps.following
@@ -176,16 +176,16 @@ class History:
 
     @property
     def ends(self) -> list[Any]:
-        """Observations to bootstrap from: those after the last step, and the last ones of truncated episodes."""
+        """List the observations to bootstrap from: those after the last step, and the last ones of truncated episodes."""
         return [self.recent[-1][1].following, *(end.observation for _, steps in self.recent for end in steps.truncations)]
 
     def window(self, ends: th.Tensor, gamma: float, gae_lambda: float) -> tuple[th.Tensor, ReturnMoments]:
         """
-        Line the recent transitions up: W steps of E environments.
+        Join the recent transitions to W steps of E environments.
 
-        :param ends: (E + K, d) features of the critic, of :attr:`ends`
+        :param ends: (E + K, d) features of the critic for the observations of :attr:`ends`
         :param gamma: discount factor
-        :param gae_lambda: lambda of the returns
+        :param gae_lambda: lambda of the returns, in [0, 1]
         :return: the critic's features, (W E, d), and the moments of the returns
         """
         rollouts, steps = zip(*self.recent, strict=True)
@@ -207,12 +207,12 @@ class History:
 
     def refresh(self, features: Features, fingerprint: th.Tensor, parts: list[PastRollout], latents: Latents | None) -> None:
         """
-        Bring all features up to date, when the hidden layers have moved.
+        Bring all features up to date after the hidden layers have moved.
 
-        :param features: of observations, under the present weights
+        :param features: maps observations to their features under the present weights
         :param fingerprint: of these weights
-        :param parts: rollouts whose features are known
-        :param latents: their features, one rollout after the other
+        :param parts: rollouts whose new features are known
+        :param latents: their features, one rollout after the other; None if there are none
         """
         if latents is not None and parts:
             sizes = list(map(len, parts))
@@ -230,11 +230,13 @@ class History:
 
     def exchange(self, rows: int, observations: Observations, latents: Latents) -> None:
         """
-        Take observations into the sample, at random, for old ones: recent ones are in it more often. A hidden phase replaces
-        an eighth of all at most, so that the sample reaches back over eight.
+        Replace random observations of the sample with new ones, so that recent observations are more frequent.
 
-        :param rows: how many there are, >= 1
-        :param observations: from indices to these of them
+        Once the sample is full, a hidden phase replaces at most an eighth of it, so that it reaches back over about eight
+        phases.
+
+        :param rows: number of new observations, >= 1
+        :param observations: maps indices to these of them
         :param latents: their top features
         """
         room = min(SAMPLE_ROWS, fitting(observations(th.zeros(1, dtype=th.long))))
@@ -247,12 +249,15 @@ class History:
         self.observations, self.sample, self.left = new, SampleFeatures(own), (None, 0)
 
     def forget_features(self) -> None:
-        """Drop everything but the sampled observations: the policy has another network."""
+        """Drop everything but the sampled observations, since the policy has another network."""
         self.waiting, self.waiting_rows, self.recent, self.new_rows, self.left = [], 0, [], 0, (None, 0)
         self.sample = self.fingerprint = None
 
     def held(self) -> Held:
-        """Rows beside the window where the values are held: of the sample, and those that have left the window."""
+        """
+        Return the Gram matrix and the number of the rows outside the window that the values are held on: the sample, and rows
+        that have left the window.
+        """
         gram, rows = self.left
         if self.sample is not None:
             gram, rows = self.sample.gram(1) if gram is None else gram + self.sample.gram(1), rows + len(self.sample)
@@ -271,9 +276,9 @@ def _row(observations: Any, env: int) -> Any:
 
 def fitting(row: PyTorchObs) -> int:
     """
-    Count how many observations fit into the bytes that may wait.
+    Count how many observations the limit in bytes has room for.
 
     :param row: one observation (1, ...), or a dictionary of such
-    :return: how many like this
+    :return: the number of observations like this one
     """
     return BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))

@@ -1,5 +1,5 @@
 """
-Read a rollout as the heads see it: with top features in the place of observations.
+Read a rollout as the heads see it: with top features in place of observations.
 
 The features are recorded while the rollout is collected, or computed from its observations. Before anything learns from them,
 they are compared with the policy on some rows.
@@ -27,17 +27,17 @@ from sb3_forward.local.rows import Latents, pick
 from sb3_forward.rollouts.history import WINDOW_ROWS, Transitions
 from sb3_forward.rollouts.recorder import LatentRecorder
 
-# Heads and policy are compared on so many rows, and again after so many (our choice)
+# Heads and policy are compared on this many rows, and again after this many (our choice)
 CHECKED_ROWS = 64
 ROWS_BETWEEN_CHECKS = 2048
 
 
 class RolloutReader:
     """
-    Reads the rollouts of a model.
+    A reader of the rollouts of a model.
 
     :param network: the policy as blocks
-    :param heads: its heads; they follow what the comparison with the policy finds
+    :param heads: its heads; they are trained as the comparison with the policy requires
     :param verbose: 1 to print how the heads are trained
     """
 
@@ -55,7 +55,7 @@ class RolloutReader:
 
         :param buffer: the full buffer
         :param unchanged: whether the hidden layers are the same as at the start of the rollout
-        :return: N rows as the heads see them, and from indices to their observations
+        :return: N rows as the heads see them, and a function from indices to their observations
         """
         observations: Observations = partial(_observations, buffer, self.network.policy.device)
         if _hands_out_as_sb3(buffer):
@@ -65,7 +65,7 @@ class RolloutReader:
             actions = _column(buffer, buffer.actions)
             rollout = self._rollout(buffer, latents, actions, [_column(buffer, values) for values in columns])
         else:
-            # Learn from what a buffer of the user's own hands out, in the order that it does
+            # A user's own buffer may hand out other rows, or in another order: these are the rows to learn from
             recorded, samples = False, next(iter(buffer.get(None)))
             observations = partial(pick, samples.observations)
             rollout = self._sampled(buffer, samples)
@@ -76,22 +76,22 @@ class RolloutReader:
         self, buffer: RolloutBuffer, following: Any, starts: np.ndarray, values: np.ndarray | None, gamma: float
     ) -> Transitions | None:
         """
-        Read a short rollout as its returns are made of it.
+        Read the transitions that the returns of a short rollout are computed from.
 
         :param buffer: the full buffer
         :param following: observations after the last step, (E, ...), or a dictionary of such
-        :param starts: (E,) whether an episode starts with them
-        :param values: (E,) of them, None if they are not known
-        :param gamma: discount factor that SB3 adds the values of truncated episodes with
-        :return: the transitions; None if the rollout is a window by itself, or its returns are of another kind
+        :param starts: (E,) whether an episode starts with these
+        :param values: (E,) values of these, None if they are not known
+        :param gamma: discount factor with which SB3 adds the values of truncated episodes to rewards
+        :return: the transitions; None if the rollout is as long as the window, or its returns are of another kind
         """
         short = buffer.buffer_size * buffer.n_envs < WINDOW_ROWS
-        # A buffer of the user's own may compute others
+        # A user's own buffer may compute other returns
         known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
         if not (short and known and self.heads.fits_values) or values is None:
             return None
         if not follow_from_rewards(buffer, values, starts):
-            return None  # a callback has written others, and they count as they are
+            return None  # a callback has written other returns, which are used as they are
         rewards, truncations = buffer.rewards.copy(), list(self.recorder.truncations)
         if truncations:
             features = self.end_features([end.observation for end in truncations])
@@ -102,7 +102,7 @@ class RolloutReader:
 
     def end_features(self, ends: list[Any]) -> th.Tensor:
         """
-        Compute the critic's features of observations as environments give them.
+        Compute the critic's features of observations in the form that environments return.
 
         :param ends: batches of observations, or single ones
         :return: (N, d_vf) of all rows
@@ -122,7 +122,7 @@ class RolloutReader:
     def _rollout(
         self, buffer: RolloutBuffer, latents: Latents, actions: th.Tensor, columns: Iterable[th.Tensor]
     ) -> CachedRollout:
-        """With actions as SB3 has them, and numbers in the precision of the policy."""
+        """Make the rows that the heads see, with actions in SB3's form and numbers in the precision of the policy."""
         if isinstance(buffer.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         return CachedRollout(*latents, actions, *(column.flatten().to(latents[1].dtype) for column in columns))
@@ -130,8 +130,9 @@ class RolloutReader:
     @th.no_grad()
     def _checked(self, rollout: CachedRollout, observations: Observations, recorded: bool) -> CachedRollout:
         """
-        Compare features, blocks and heads with the policy on some rows; where they differ, the heads are trained the slower
-        way. Methods of the user's own are compared in every rollout.
+        Compare features, blocks and heads with the policy on some rows.
+
+        Where they differ, the heads are trained the slower way. A policy with methods of its own is compared in every rollout.
         """
         rows, policy = len(rollout.returns), self.network.policy
         self._rows_to_check -= rows
@@ -142,7 +143,7 @@ class RolloutReader:
         seen = observations(some)
         features = self.network.features([seen])
         if recorded and not all(map(alike, (part[some] for part in (rollout.latent_pi, rollout.latent_vf)), features)):
-            # The policy acted by features of another kind, for example with noise, and may go on to do so
+            # The policy acted on other features, for example noisy ones, and may do so again
             self._rows_to_check = 0
             parts = th.arange(rows).split(self.network.pass_rows)
             latents = self.network.features(map(observations, parts))
@@ -163,7 +164,7 @@ class RolloutReader:
 
 
 def _observations(buffer: RolloutBuffer, device: th.device, rows: th.Tensor) -> PyTorchObs:
-    """These rows of a rollout, environment by environment; ``get`` flattens a buffer in place."""
+    """Select rows of a rollout, counted environment by environment; ``get`` flattens a buffer in place."""
     index = rows.numpy(force=True)
     places = index if buffer.generator_ready else (index % buffer.buffer_size, index // buffer.buffer_size)
     held: Any = buffer.observations
@@ -172,14 +173,14 @@ def _observations(buffer: RolloutBuffer, device: th.device, rows: th.Tensor) -> 
 
 
 def _column(buffer: RolloutBuffer, values: np.ndarray) -> th.Tensor:
-    """(T, E, ...) of a rollout to (E T, ...), environment by environment, as ``RolloutBuffer.get`` flattens it."""
+    """Flatten (T, E, ...) of a rollout to (E T, ...), environment by environment, as ``RolloutBuffer.get`` does."""
     if not buffer.generator_ready:
         values = RolloutBuffer.swap_and_flatten(values)
     return buffer.to_torch(values.astype(np.float32, copy=False))
 
 
 def _hands_out_as_sb3(buffer: RolloutBuffer) -> bool:
-    """Whether a buffer hands out exactly what it holds."""
+    """Check whether a buffer hands out exactly the rows that it stores."""
     stock = (RolloutBuffer, DictRolloutBuffer)
     return type(buffer).get in [kind.get for kind in stock] and type(buffer)._get_samples in [
         kind._get_samples for kind in stock

@@ -1,6 +1,7 @@
 """
-Record the top features of a rollout while it is collected: the policy computes them then, with the weights that the next
-``train()`` starts from.
+Record the top features of a rollout while it is collected.
+
+The policy computes them then, with the weights that the next ``train()`` starts from.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ class Truncation(NamedTuple):
 
 class LatentRecorder:
     """
-    Records the inputs of both heads in every call of the policy during a rollout, and the episodes that were truncated.
+    A recorder of the inputs of both heads in every call of the policy during a rollout, and of truncated episodes.
 
     :param policy: the policy
     """
@@ -34,14 +35,14 @@ class LatentRecorder:
         self.policy = policy
         self._inside = False
         self._call: tuple[list[th.Tensor], list[th.Tensor]] = ([], [])
-        # By step: the features of each call of the policy, by the algorithm and perhaps by callbacks
+        # For each step, the features of each call of the policy, by the algorithm and perhaps by callbacks
         self._steps: list[list[Latents]] = [[]]
-        self.truncations: list[Truncation] = []  #: of the rollout
+        self.truncations: list[Truncation] = []  #: those of the rollout
 
     @contextmanager
     def recording(self, hooks: bool = True) -> Iterator[None]:
         """
-        Clear the record, and record.
+        Clear the recorder, and record within ``with``.
 
         :param hooks: False to record no features
         """
@@ -52,7 +53,8 @@ class LatentRecorder:
         handles = [
             self.policy.register_forward_pre_hook(lambda *_: self._enter()),
             self.policy.register_forward_hook(lambda *_: self._leave(), always_call=True),
-            # Before hooks of the user's own, which may change what a head reads, and are called by it later, too
+            # These run before a user's hooks, which may change the inputs of a head. The user's hooks run again whenever the
+            # head is called with recorded features
             self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(0, inputs), prepend=True),
             self.policy.value_net.register_forward_pre_hook(lambda _, inputs: self._keep(1, inputs), prepend=True),
         ]
@@ -64,9 +66,9 @@ class LatentRecorder:
 
     def on_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         """
-        Call after each step of the environments.
+        Note truncated episodes; call this after each step of the environments.
 
-        :param infos: of E environments
+        :param infos: infos of E environments
         :param dones: (E,) whether their episodes have ended
         """
         step = len(self._steps) - 1
@@ -84,9 +86,9 @@ class LatentRecorder:
         :param n_steps: steps of the rollout
         :param n_envs: environments
         :param unchanged: whether the hidden layers are the same as at the start of the rollout
-        :param compute: the features of this rollout under the present weights, at the cost of a forward pass
+        :param compute: computes the features of this rollout under the present weights, which costs a forward pass
         :return: features of actor and critic, (n_steps * n_envs, d) each, in the order in which ``RolloutBuffer.get`` flattens
-            a rollout; and whether they are those that the policy acted by
+            a rollout; and whether they are those that the policy acted on
         """
         steps, self._steps = self._steps[:n_steps], [[]]
         fits = len(steps) == n_steps and all(len(part) == n_envs for step in steps for call in step for part in call)
@@ -112,8 +114,9 @@ class LatentRecorder:
 
 def _found_again(steps: list[list[Latents]], computed: Latents, n_envs: int) -> Latents | None:
     """
-    Pick the calls whose features are those that are computed anew: callbacks may have called the policy, too, and weights
-    that are the same may have been written.
+    Pick the calls whose features are the same when they are computed again.
+
+    Callbacks may have called the policy, too, and something may have written the same weights again.
     """
     chosen = []
     for step, calls in enumerate(steps):
@@ -121,7 +124,7 @@ def _found_again(steps: list[list[Latents]], computed: Latents, n_envs: int) -> 
         same = [call for call in calls if all(map(alike, call, wanted))]
         if not same:
             return None
-        # Another call may have been of observations that are nearly the same
+        # Another call may have had nearly the same observations
         distances = [sum((own - part).norm().item() for own, part in zip(call, wanted, strict=True)) for call in same]
         chosen.append(same[distances.index(min(distances))])
     return _environment_by_environment(chosen)

@@ -1,4 +1,6 @@
-"""``python -m sb3_forward.zoo COMMAND ...``: the RL Zoo's scripts with the forward algorithms, without the start-up hook."""
+"""
+Run the RL Zoo's scripts with the forward algorithms, without the start-up hook: ``python -m sb3_forward.zoo COMMAND ...``.
+"""
 
 import runpy
 import subprocess
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return 2
     register()
     wrapt.wrap_function_wrapper(subprocess, "call", _call_with_forward_algorithms)
-    # argparse takes the name in its usage line from here
+    # argparse takes the name in its usage line from `sys.argv`
     sys.argv = [f"python -m sb3_forward.zoo {command}", *script_arguments]
     runpy.run_module(COMMANDS[command][0], run_name="__main__")
     return 0
@@ -54,7 +56,9 @@ def main(arguments: list[str]) -> int:
 
 def usage() -> str:
     """
-    :return: the help text
+    Write the help text.
+
+    :return: the text
     """
     commands = "\n".join(f"  {name:16} {purpose}" for name, (_, purpose) in COMMANDS.items())
     return f"usage: python -m sb3_forward.zoo COMMAND ...\n\ncommands:\n{commands}\n\nexamples:\n{EXAMPLES}"
@@ -63,7 +67,7 @@ def usage() -> str:
 def _call_with_forward_algorithms(
     wrapped: Callable[..., int], instance: Any, args: tuple[list[str], ...], kwargs: dict[str, Any]
 ) -> int:
-    """The scripts that start others call `python -m rl_zoo3.record_video` and `python enjoy.py`, which need not know ours."""
+    """Redirect the scripts that a script starts, `python -m rl_zoo3.record_video` and `python enjoy.py`, to this command."""
     command = args[0]
     match command:
         case ["python", "-m", "rl_zoo3.record_video", *rest]:

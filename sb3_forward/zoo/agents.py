@@ -1,13 +1,14 @@
 """
-Trained agents as folders of files that execute nothing: parameters, statistics of the observations, a model card.
+Train agents, and save them as files that execute nothing: parameters, statistics of the observations, a model card.
 
     python -m sb3_forward.zoo.agents --env CartPole-v1 Pendulum-v1 --output agents
 
-trains with the hyperparameters that this package ships. One line loads an agent, with the environments of its entry:
+This command trains with the hyperparameters that this package ships. One line loads an agent, with the environments of its
+entry:
 
     model = load_agent("agents/forward_ppo-CartPole-v1")
 
-Needs ``pip install "sb3-forward[safetensors]"``.
+The module needs ``pip install "sb3-forward[safetensors]"``.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from sb3_forward.zoo.registration import ALGO_NAMES, default_config, register
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
 EPISODES = 100
-# Of each statistic
+# Parts of each statistic that are saved
 KEPT = ("mean", "var", "count")
 CARD = """---
 {{ card_data }}
@@ -56,18 +57,20 @@ The files hold numbers alone: nothing in them is executed. Of the Hub, `huggingf
 
 def new_agent(algo: str, env: str, seed: int = 0, timesteps: int = 0) -> tuple[BaseAlgorithm, int]:
     """
+    Make the model of an entry in our hyperparameters.
+
     :param algo: ``forward_ppo`` or ``forward_a2c``
     :param env: an environment with an entry in our hyperparameters
-    :param seed: of environments and model
-    :param timesteps: to train for, 0 for those of the entry
-    :return: the model that the Zoo makes of the entry, on its environments, and how many steps it is to be trained
+    :param seed: seed of environments and model
+    :param timesteps: steps to train for, 0 for those of the entry
+    :return: the model that the Zoo makes of the entry, on its environments, and the number of steps to train it for
     :raises ValueError: if there is no such entry
     """
     register()
     if algo not in ALGO_NAMES or env not in yaml.safe_load(default_config(algo).read_text()):
         raise ValueError(f"sb3-forward ships no hyperparameters of {algo!r} for {env!r}")
     manager = ExperimentManager(argparse.Namespace(), algo, env, "", n_timesteps=timesteps, seed=seed, verbose=0)
-    # As `setup_experiment`, which would write a folder of logs
+    # This repeats `setup_experiment`, which would write a folder of logs
     with redirect_stdout(StringIO()):
         read, _ = manager.read_hyperparameters()
     hyperparams, manager.env_wrapper, _, manager.vec_env_wrapper = manager._preprocess_hyperparams(read)
@@ -77,8 +80,10 @@ def new_agent(algo: str, env: str, seed: int = 0, timesteps: int = 0) -> tuple[B
 
 def statistics(normalize: VecNormalize) -> dict[str, RunningMeanStd]:
     """
-    :param normalize: of observations that are vectors
-    :return: its running statistics, by name
+    Return the running statistics of a normalisation.
+
+    :param normalize: normalisation of observations that are vectors
+    :return: the statistics by name
     """
     return {"observations": normalize.obs_rms, "returns": normalize.ret_rms}  # type: ignore[dict-item]
 
@@ -89,9 +94,9 @@ def train_agent(algo: str, env: str, output: Path, seed: int = 1, timesteps: int
 
     :param algo: ``forward_ppo`` or ``forward_a2c``
     :param env: an environment with an entry in our hyperparameters
-    :param output: where its folder is to be
-    :param seed: of environments and model
-    :param timesteps: to train for, 0 for those of the entry
+    :param output: folder in which its folder is made
+    :param seed: seed of environments and model
+    :param timesteps: steps to train for, 0 for those of the entry
     :return: its folder
     """
     model, timesteps = new_agent(algo, env, seed, timesteps)
@@ -126,9 +131,11 @@ def train_agent(algo: str, env: str, output: Path, seed: int = 1, timesteps: int
 
 def load_agent(folder: str | Path) -> BaseAlgorithm:
     """
-    :param folder: of the agent
-    :return: the model, with the environments of its entry, whose statistics stay as they are; it can be trained on
-    :raises ValueError: if the files are damaged, or not of an entry of this version
+    Load an agent.
+
+    :param folder: its folder
+    :return: the model, which can be trained further, with the environments of its entry; their statistics stay as they are
+    :raises ValueError: if the files are damaged, or of an entry that this version does not have
     """
     folder = Path(folder)
     agent = json.loads((folder / "agent.json").read_text())

@@ -1,4 +1,4 @@
-"""Adds the forward algorithms, their hyperparameters and their search spaces to the RL Zoo."""
+"""Add the forward algorithms, their hyperparameters and their search spaces to the RL Zoo."""
 
 import inspect
 from collections.abc import Callable
@@ -19,11 +19,13 @@ _registered = False
 
 def register(say_why: Complaint | None = None) -> None:
     """
-    Make ``forward_a2c`` and ``forward_ppo`` known to the RL Zoo, in the modules that are imported already at once and in the
-    others as soon as they are imported. A second call does nothing.
+    Register ``forward_a2c`` and ``forward_ppo`` with the RL Zoo.
 
-    :param say_why: called with whatever fails when a module of the Zoo is imported, which then goes on without ours; without
-        it the error comes up through that import
+    Modules of the Zoo that are imported already are changed at once, and others as soon as they are imported. A second call
+    does nothing.
+
+    :param say_why: called with any error in the import of a module of the Zoo, which then goes on without our algorithms;
+        without it, that import raises the error
     :raises FileNotFoundError: if our hyperparameters are missing
     """
     global _registered
@@ -41,8 +43,10 @@ def register(say_why: Complaint | None = None) -> None:
 
 def default_config(algo: str) -> Path:
     """
+    Find the hyperparameters that this package ships.
+
     :param algo: ``forward_a2c`` or ``forward_ppo``
-    :return: the hyperparameters that this package ships, in a checkout the ones at its root
+    :return: their file; in a checkout, that at its root
     """
     package = Path(__file__).parent.parent
     folder = package / "hyperparams"
@@ -50,7 +54,9 @@ def default_config(algo: str) -> Path:
 
 
 def _guarded(hook: ZooHook, say_why: Complaint | None) -> ZooHook:
-    """An exception in a post-import hook makes the import of the Zoo fail, which nobody wants who has not asked for us."""
+    """
+    Wrap a post-import hook, whose errors would break the import of the Zoo for users who have not asked for our algorithms.
+    """
 
     @wraps(hook)
     def guarded(module: ModuleType) -> None:
@@ -68,7 +74,7 @@ def _add_algorithms(utils: ModuleType) -> None:
     from sb3_forward.a2c import ForwardA2C
     from sb3_forward.ppo import ForwardPPO
 
-    # In place: every script of the Zoo holds this one dict, and argparse reads its choices from it
+    # The dictionary is changed in place: every script of the Zoo holds it, and argparse reads its choices from it
     utils.ALGOS.update(forward_a2c=ForwardA2C, forward_ppo=ForwardPPO)
 
 
@@ -85,15 +91,17 @@ def _add_default_config(exp_manager: ModuleType) -> None:
 
 
 def _mend_push_to_hub(push_to_hub: ModuleType) -> None:
-    # rl_zoo3 2.9 imports a name that sb3-team-hf-integration 3.2 made private, and whose result it reads as a dictionary: it
-    # could not push any agent
+    # rl_zoo3 2.9 imports a name that sb3-team-hf-integration 3.2 made private, and reads its result as a dictionary. Without
+    # this, it can push no agent
     if not hasattr(push_to_hub, "generate_metadata") and hasattr(push_to_hub, "_generate_metadata"):
         generate = push_to_hub._generate_metadata
         push_to_hub.generate_metadata = lambda *args: generate(*args).to_dict()  # type: ignore[attr-defined]
 
 
 def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    """The Zoo looks for the hyperparameters of every algorithm in its own folder, unless ``config`` is given."""
+    """
+    Pass our hyperparameters to the Zoo, which looks for those of every algorithm in its own folder unless ``config`` is given.
+    """
     given = inspect.signature(wrapped).bind(*args, **kwargs)
     algo = given.arguments["algo"]
     if algo in ALGO_NAMES and not given.arguments.get("config"):
@@ -104,7 +112,9 @@ def _init_with_default_config(wrapped: Callable, instance: Any, args: tuple, kwa
 def _read_what_fits_the_observations(
     wrapped: Callable, instance: Any, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Our default entry normalises observations; where they are not numbers to normalise, it trains without."""
+    """
+    Read hyperparameters, and leave out the normalisation of our default entry where observations are no numbers to normalise.
+    """
     hyperparams, saved_hyperparams = wrapped(*args, **kwargs)
     ours = instance.algo in ALGO_NAMES and instance.config == str(default_config(instance.algo))
     asked_for = {"normalize", "env_wrapper"} & set(instance.custom_hyperparams or {})
@@ -125,9 +135,9 @@ def _normalizable(experiment: Any) -> bool:
 
 def are_vectors(space: Any) -> bool:
     """
-    Tell whether ``VecNormalize`` can normalise observations.
+    Check whether ``VecNormalize`` can normalise observations.
 
-    :param space: of the observations
+    :param space: space of the observations
     :return: whether they, or all parts of them, are arrays of numbers
     """
     from gymnasium import spaces

@@ -1,4 +1,4 @@
-"""The search spaces for the Zoo's ``-optimize``: its own for A2C and PPO, and the parameters of the hidden phase."""
+"""Define the search spaces for the Zoo's ``-optimize``: its own for A2C and PPO, and the parameters of the hidden phase."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,10 +41,10 @@ def with_local_params(sample: Sampler) -> Sampler:
 
 def convert_forward_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The keyword arguments that a stored trial stood for.
+    Convert the parameters of a stored trial into keyword arguments.
 
     :param sampled_params: ``trial.params``, the values as they were suggested
-    :return: what the sampler returned in that trial
+    :return: the keyword arguments that the sampler returned in that trial
     """
     params = convert_onpolicy_params(sampled_params)
     params["local_batch_size"] = 2 ** params.pop("local_batch_size_pow")
