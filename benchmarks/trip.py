@@ -2,10 +2,12 @@
 Count the changes of file in one update: how often a reader who follows it has to turn to another page.
 
     python -m benchmarks.trip
+    python -m benchmarks.trip --list
 
 The update is one of ForwardPPO on CartPole: 256 rows, one hidden phase, one epoch in minibatches of 64.
 """
 
+import argparse
 import itertools
 import sys
 from pathlib import Path
@@ -45,8 +47,23 @@ def follow_update() -> list[tuple[str, str]]:
     return calls
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """
+    Count, and print.
+
+    :return: the exit code
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print file and function at each change")
+    options = parser.parse_args()
     calls = follow_update()
-    files = [file for file, _ in calls]
-    changes = sum(file != following for file, following in itertools.pairwise(files))
-    print(f"{len(calls)} calls of {len(set(calls))} functions in {len(set(files))} files, {changes} changes of file")
+    changes = [following for call, following in itertools.pairwise(calls) if call[0] != following[0]]
+    if options.list:
+        print(*(f"{file} {function}" for file, function in changes), sep="\n")
+    files = {file for file, _ in calls}
+    print(f"{len(calls)} calls of {len(set(calls))} functions in {len(files)} files, {len(changes)} changes of file")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -64,6 +64,7 @@ MISTAKES = [
     ("benchmarks.memory", "--output {}/file", "is no folder"),
     ("benchmarks.pipeline", "--output {}/file", "is no folder"),
     ("benchmarks.speed", "--cases nothing", "no case 'nothing'"),
+    ("benchmarks.trip", "file", "unrecognized arguments: file"),
 ]
 
 
