@@ -25,7 +25,7 @@ from sb3_forward.local.phase import LEAST_ROWS
 from sb3_forward.local.rows import Latents, join, pick
 from sb3_forward.rollouts.recorder import Truncation
 
-# Limits on the sampled observations, in rows, and on the waiting ones, in bytes, since both are saved with the model
+# Limits on the sampled observations, in rows, and on sampled and waiting ones, in bytes: both are saved with the model
 # (our choice)
 SAMPLE_ROWS = 2048
 BYTES = 2**23
