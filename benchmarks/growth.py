@@ -26,6 +26,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks.harness import (
@@ -213,7 +214,11 @@ def plot(rows: list[Row]) -> Figure:
                 axes.plot(curve.values, [seconds * 1e6 for seconds in curve.seconds], "o-", label=f"{name}: {curve.slope:.2f}")
                 axes.legend(title="slope")
             axes.set(xscale="log", yscale="log", xlabel=unit)
-            axes.grid(alpha=0.3, which="both")
+            axes.set_xticks(AXES[axis], [f"{value}" for value in AXES[axis]])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
         line[0].set_ylabel(f"{algo.upper()}: train(), us per row")
     return figure
 

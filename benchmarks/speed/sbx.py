@@ -12,7 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_forward.commands import UserError
+from sb3_forward._cli import UserError
 
 # The affinity is what counts; these keep it from making threads that would wait for each other
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
