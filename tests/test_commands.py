@@ -56,6 +56,8 @@ MISTAKES = [
     ("benchmarks.depth", "--seeds x --output {}/new", "--seeds must be a number"),
     ("benchmarks.depth", "--depths 0.5", "must be a whole number"),
     ("benchmarks.faults", "flood", "unknown fault: flood"),
+    ("benchmarks.growth", "--axes height", "invalid choice: 'height'"),
+    ("benchmarks.growth", "--output {}/file", "is no folder"),
     ("benchmarks.learning", "--algo forward_ddpg --env CartPole-v1", "unknown algorithm 'forward_ddpg'"),
     ("benchmarks.learning", "--algo forward_ppo --env CartPol-v1", "did you mean CartPole-v1?"),
     ("benchmarks.learning", "--algo forward_ppo --env CartPole-v1 --seeds 0", "must be at least 1"),
@@ -64,6 +66,7 @@ MISTAKES = [
     ("benchmarks.memory", "--output {}/file", "is no folder"),
     ("benchmarks.pipeline", "--output {}/file", "is no folder"),
     ("benchmarks.speed", "--cases nothing", "no case 'nothing'"),
+    ("benchmarks.speed", "--sbx --cases ppo-2x64-b64", "no case 'ppo-2x64-b64'"),
     ("benchmarks.trip", "file", "unrecognized arguments: file"),
 ]
 

@@ -9,9 +9,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from benchmarks.speed import sbx
 from sb3_forward import ForwardA2C, ForwardPPO
 
 SIDES = ("stock", "forward")
+WITH_SBX = (*SIDES, "sbx")
 CLASSES: dict[str, dict[str, type[OnPolicyAlgorithm]]] = {
     "ppo": {"stock": PPO, "forward": ForwardPPO},
     "a2c": {"stock": A2C, "forward": ForwardA2C},
@@ -38,15 +40,16 @@ NETWORKS = {
 
 
 class UpdateCase(NamedTuple):
-    """Updates of both classes with the same settings."""
+    """Updates of every side with the same settings."""
 
     name: str
     algo: str
-    network: str
+    network: Network
     n_envs: int
     n_steps: int
-    settings: dict[str, int]  # beside n_steps
+    settings: dict[str, float]  # beside n_steps
     target: float | None = None  # what the ratio of train() is not to exceed
+    sides: tuple[str, ...] = SIDES
 
     @property
     def rows(self) -> int:
@@ -56,32 +59,34 @@ class UpdateCase(NamedTuple):
     @property
     def label(self) -> str:
         """What the table says of it."""
-        network, rollout = NETWORKS[self.network].label, f"{self.n_envs} envs x {self.n_steps} steps"
+        rollout = f"{self.n_envs} envs x {self.n_steps} steps"
         settings = [f"{key} {value}" for key, value in self.settings.items()]
-        return ", ".join([f"{self.algo.upper()} {network}", rollout, *settings])
+        return ", ".join([f"{self.algo.upper()} {self.network.label}", rollout, *settings])
 
     def make(self, side: str, device: str) -> OnPolicyAlgorithm:
         """
-        :param side: ``"stock"`` or ``"forward"``
+        :param side: one of ``sides``
         :param device: PyTorch device
         :return: a new model
         """
-        network = NETWORKS[self.network]
-        kwargs: dict[str, Any] = {**self.settings, "n_steps": self.n_steps, "seed": 0, "device": device}
-        if network.net_arch is not None:
-            kwargs["policy_kwargs"] = {"net_arch": network.net_arch}
-        return CLASSES[self.algo][side](network.policy, make_vec_env(network.env, n_envs=self.n_envs, seed=0), **kwargs)
+        kwargs: dict[str, Any] = {**self.settings, "n_steps": self.n_steps, "seed": 0}
+        if self.network.net_arch is not None:
+            kwargs["policy_kwargs"] = {"net_arch": self.network.net_arch}
+        env = make_vec_env(self.network.env, n_envs=self.n_envs, seed=0)
+        if side == "sbx":
+            return sbx.make(self.network.policy, env, **kwargs)
+        return CLASSES[self.algo][side](self.network.policy, env, device=device, **kwargs)
 
 
 def _ppo(network: str, batch_size: int, target: float | None = None) -> UpdateCase:
     images = network in ("cnn", "dict")
     n_envs, n_steps, n_epochs = (8, 128, 4) if images else (2, 1024, 10)
-    settings = {"batch_size": batch_size, "n_epochs": n_epochs}
-    return UpdateCase(f"ppo-{network}-b{batch_size}", "ppo", network, n_envs, n_steps, settings, target)
+    settings: dict[str, float] = {"batch_size": batch_size, "n_epochs": n_epochs}
+    return UpdateCase(f"ppo-{network}-b{batch_size}", "ppo", NETWORKS[network], n_envs, n_steps, settings, target)
 
 
 def _a2c(network: str, n_steps: int, target: float | None = None) -> UpdateCase:
-    return UpdateCase(f"a2c-{network}-8x{n_steps}", "a2c", network, 8, n_steps, {}, target)
+    return UpdateCase(f"a2c-{network}-8x{n_steps}", "a2c", NETWORKS[network], 8, n_steps, {}, target)
 
 
 _WITH_TARGET = [
@@ -96,6 +101,24 @@ _OTHERS = [_ppo(network, batch_size) for network in NETWORKS for batch_size in (
 _OTHERS += [_a2c(network, n_steps) for network in NETWORKS for n_steps in (8, 32)]
 UPDATE_CASES = {case.name: case for case in (*_WITH_TARGET, *_OTHERS)}
 UPDATE_CASES |= {case.name: case for case in _WITH_TARGET}
+
+
+def _beside_sbx(env: str, n_envs: int, n_epochs: int, width: int, batch_size: int) -> UpdateCase:
+    network = Network(f"[{width}, {width}], {env}", "MlpPolicy", env, [width] * 2)
+    name = f"sbx-{env.partition('-')[0].lower()}-2x{width}-b{batch_size}"
+    # So slow, all sides act alike, at random: a step costs more while the lander rests, and other steps if one learns faster
+    settings = {"batch_size": batch_size, "n_epochs": n_epochs, "learning_rate": 1e-8}
+    return UpdateCase(name, "ppo", network, n_envs, 256, settings, 0.7, WITH_SBX)  # the target is of learn(), ours over SBX's
+
+
+_SBX = [
+    _beside_sbx(env, n_envs, n_epochs, width, batch_size)
+    for batch_size in (64, 256)
+    for env, n_envs, n_epochs in (("CartPole-v1", 8, 10), ("LunarLander-v3", 16, 4))
+    for width in (64, 256)
+]
+_SBX.append(_ppo("cnn", 64)._replace(name="sbx-cnn-b64", target=None, sides=WITH_SBX))
+SBX_CASES = {case.name: case for case in _SBX}
 
 
 class RunCase(NamedTuple):
