@@ -134,7 +134,7 @@ def follow(page: str, extras: str) -> None:
             commands.append([sys.executable, "-c", "\n".join([LEARN_LESS, *snippets])])
         for command in commands:
             print(page, *(["snippets"] if command[1] == "-c" else command[1:]), flush=True)
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             if done.returncode != 0:
                 sys.exit(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
