@@ -26,7 +26,8 @@ from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local.loss import LocalObjective
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
-from sb3_forward.local.phase import HiddenPhase, log
+from sb3_forward.local.phase import HiddenPhase
+from sb3_forward.local.records import log
 from sb3_forward.local.rows import Latents, join
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy

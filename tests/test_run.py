@@ -113,6 +113,21 @@ class BatchNormExtractor(BaseFeaturesExtractor):
         return self.dropout(self.batch_norm(observations))
 
 
+class ResettledExtractor(BatchNormExtractor):
+    """Keeps the statistics of its BatchNorm, whatever mode it is put into."""
+
+    def train(self, mode: bool = True) -> "ResettledExtractor":
+        super().train(mode)
+        self.batch_norm.eval()
+        return self
+
+
+def test_a_module_may_stay_in_evaluation_mode() -> None:
+    """As under SB3, whose policy puts all its modules into training mode."""
+    model = small_model(ForwardPPO, policy_kwargs={"features_extractor_class": ResettledExtractor}).learn(32)
+    assert model.policy.features_extractor.batch_norm.num_batches_tracked == 0
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_batch_norm_moves_in_train_alone(algorithm: Any) -> None:
     model = small_model(algorithm, policy_kwargs={"features_extractor_class": BatchNormExtractor})

@@ -6,49 +6,25 @@ become inputs of the blocks above. Only values that are still to be read are kep
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch as th
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
 
 from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objective
 from sb3_forward.local.finite import parameter_problem
 from sb3_forward.local.loss import LinearImage, LocalObjective, linear_image, standardise, summarised
 from sb3_forward.local.network import HiddenNetwork
+from sb3_forward.local.records import BlockRecord, relative_change
 from sb3_forward.local.root import leaves, prepare
 from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
-
-
-class BlockRecord(NamedTuple):
-    """The figures of one block in a hidden phase."""
-
-    loss: float  # mean over its steps
-    grad_norm: float  # mean over its steps, before clipping
-    movement: float  # norm of the change of its parameters over their norm before
-    explained: float  # R2 of the guidance before its last pass; NaN without guidance
-
-
-def log(records: dict[str, BlockRecord], logger: Logger) -> None:
-    """
-    Log the figures of a hidden phase: those of each block, and the means over all blocks.
-
-    :param records: by name of the block, at least one
-    :param logger: SB3's logger
-    """
-    for name, record in records.items():
-        for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
-            if not math.isnan(value):
-                # These are too many and too long for the table on the screen
-                logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
-    logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
-    logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
 
 
 class Feed:
@@ -74,8 +50,28 @@ class Feed:
         self._observations = observations
         self._held: dict[str, th.Tensor] = {}
         self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
-        if rows * network.row_bytes <= budget:
+        # The last part that reads each value; the heads read after all parts
+        self._last = {name: index for index, part in enumerate(network.parts) for name in part.inputs}
+        self._last.update(dict.fromkeys(network.tops, len(network.parts)))
+        self._learning: list[nn.Module] = []  # modules in training mode
+        self._complete = rows * network.row_bytes <= budget  # whether everything is kept so far
+        if self._complete:
             self._observe(slice(0, rows), self._held)
+
+    @contextmanager
+    def learning(self, modules: list[nn.Module]) -> Iterator[None]:
+        """
+        Put modules into training mode; where they have to run for the inputs of others meanwhile, they are in evaluation mode.
+
+        :param modules: the modules
+        """
+        self._learning = modules
+        _set_training(modules, True)
+        try:
+            yield
+        finally:
+            _set_training(modules, False)
+            self._learning = []
 
     def inputs(self, index: int, rows: th.Tensor | slice) -> Any:
         """
@@ -98,10 +94,14 @@ class Feed:
         for rows in self.chunks:
             given.append(self.network.steps[index].forward(self.inputs(index, rows)))
             if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
+                self._complete = False
                 return  # the parts that read it compute it again
         self._held.update(self._by_name(part.outputs, given[0] if len(given) == 1 else join(given)))
-        readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
-        needed = self._needed([*readers, *self.network.tops])
+        if self._complete:
+            needed = {name for name in self._held if self._last.get(name, -1) > index}
+        else:
+            readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
+            needed = self._needed([*readers, *self.network.tops])
         self._held = {name: value for name, value in self._held.items() if name in needed}
 
     def tops(self) -> tuple[th.Tensor, th.Tensor]:
@@ -121,11 +121,10 @@ class Feed:
         """Return named values for some rows; layers that have to run for this are in evaluation mode."""
         found = {name: self._held[name][rows] for name in names if name in self._held}
         if len(found) < len(set(names)):
-            training = self.network.policy.training
-            self.network.policy.set_training_mode(False)
+            _set_training(self._learning, False)
             for name in names:
                 self._compute(name, rows, found)
-            self.network.policy.set_training_mode(training)
+            _set_training(self._learning, True)
         return found
 
     def _compute(self, name: str, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
@@ -209,13 +208,18 @@ class HiddenPhase:
             columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
             signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
         self.records = {}
+        # A module of the user's own may stay in evaluation mode
+        self.network.policy.set_training_mode(True)
+        learning = {module for module in self.network.policy.modules() if module.training}
         # The network is in evaluation mode as in a rollout, except in the steps: dropout off, statistics of BatchNorm fixed
         self.network.policy.set_training_mode(False)
         feed = Feed(self.network, observations, rows, self.budget)
         try:
             for index, block in enumerate(self.network.steps):
                 if block.optimizer is not None:
-                    self._train_block(index, feed, rows, signals.get(block.role))
+                    assert block.module is not None
+                    own = [module for module in block.module.modules() if module in learning]
+                    self._train_block(index, feed, rows, signals.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -226,7 +230,7 @@ class HiddenPhase:
         self.network.policy.set_training_mode(True)
         return latents
 
-    def _train_block(self, index: int, feed: Feed, rows: int, signal: th.Tensor | None) -> None:
+    def _train_block(self, index: int, feed: Feed, rows: int, signal: th.Tensor | None, modules: list[nn.Module]) -> None:
         block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
@@ -237,11 +241,10 @@ class HiddenPhase:
                 outputs = [summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks]
                 image = linear_image(th.cat(outputs), signal)
                 explained = image.explained
-            self.network.policy.set_training_mode(True)
-            for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
-                if len(part) >= LEAST_ROWS:
-                    steps.append(self._step(index, feed, part, signal, image))
-            self.network.policy.set_training_mode(False)
+            with feed.learning(modules):
+                for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
+                    if len(part) >= LEAST_ROWS:
+                        steps.append(self._step(index, feed, part, signal, image))
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
             self.records[block.name] = BlockRecord(
@@ -270,17 +273,10 @@ class HiddenPhase:
         return block.step((), loss, gradients, self.max_grad_norm)
 
 
+def _set_training(modules: list[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training
+
+
 def _sum(first: Gradients, second: Gradients) -> Gradients:
     return tuple(None if own is None or other is None else own.add_(other) for own, other in zip(first, second, strict=True))
-
-
-def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:
-    """
-    Compute the relative change of some tensors.
-
-    :param before: tensors
-    :param after: the same tensors later
-    :return: norm of the change over the norm before
-    """
-    change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
-    return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()

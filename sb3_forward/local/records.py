@@ -1,0 +1,45 @@
+"""Records of a hidden phase, and their log."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.logger import Logger
+
+
+class BlockRecord(NamedTuple):
+    """The figures of one block in a hidden phase."""
+
+    loss: float  # mean over its steps
+    grad_norm: float  # mean over its steps, before clipping
+    movement: float  # norm of the change of its parameters over their norm before
+    explained: float  # R2 of the guidance before its last pass; NaN without guidance
+
+
+def log(records: dict[str, BlockRecord], logger: Logger) -> None:
+    """
+    Log the figures of a hidden phase: those of each block, and the means over all blocks.
+
+    :param records: by name of the block, at least one
+    :param logger: SB3's logger
+    """
+    for name, record in records.items():
+        for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
+            if not math.isnan(value):
+                # These are too many and too long for the table on the screen
+                logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
+    logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
+    logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
+
+
+def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:
+    """
+    Compute the relative change of some tensors.
+
+    :param before: tensors
+    :param after: the same tensors later
+    :return: norm of the change over the norm before
+    """
+    change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
+    return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()
