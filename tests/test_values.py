@@ -162,26 +162,6 @@ def test_no_return_reaches_over_the_end_of_a_window(gae_lambda: float, end: int)
     th.testing.assert_close(steps.moments(both, gae_lambda), expected)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_values_of_an_endless_episode(algorithm: Any) -> None:
-    """Rollouts of five steps find a far value, 1 / (1 - gamma), although episodes are truncated."""
-    kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
-    env = gym.wrappers.TimeLimit(Counting(), 8)
-    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs)
-    model.learn(1000 if algorithm is ForwardPPO else 500)
-    observation = model.policy.obs_to_tensor(np.array(0))[0]
-    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
-
-
-def test_environments_that_are_reset_end_no_episode() -> None:
-    """The step before a reset is bootstrapped, as under SB3; the value of an endless episode stays."""
-    model = ForwardA2C("MlpPolicy", Counting(), gamma=0.98, gae_lambda=1.0, n_steps=6, seed=1, device="cpu")
-    for _ in range(150):
-        model.learn(6)
-    observation = model.policy.obs_to_tensor(np.array(0))[0]
-    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
-
-
 @pytest.mark.parametrize("reset", [True, False])
 def test_a_window_is_closed_where_environments_are_reset(reset: bool) -> None:
     model = ForwardA2C("MlpPolicy", Counting(), n_steps=16, device="cpu")
@@ -341,3 +321,26 @@ def test_a_window_that_cannot_be_fitted_is_dropped(monkeypatch: pytest.MonkeyPat
     assert th.equal(weights_of(model.policy.value_net), before)
     model.learn(16, reset_num_timesteps=False)
     assert weights_of(model.policy.value_net).isfinite().all()
+
+
+# === Far values ===
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_of_an_endless_episode(algorithm: Any) -> None:
+    """Rollouts of five steps find a far value, 1 / (1 - gamma), although episodes are truncated."""
+    kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
+    env = gym.wrappers.TimeLimit(Counting(), 8)
+    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs)
+    model.learn(1000 if algorithm is ForwardPPO else 500)
+    observation = model.policy.obs_to_tensor(np.array(0))[0]
+    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
+
+
+def test_environments_that_are_reset_end_no_episode() -> None:
+    """The step before a reset is bootstrapped, as under SB3; the value of an endless episode stays."""
+    model = ForwardA2C("MlpPolicy", Counting(), gamma=0.98, gae_lambda=1.0, n_steps=6, seed=1, device="cpu")
+    for _ in range(150):
+        model.learn(6)
+    observation = model.policy.obs_to_tensor(np.array(0))[0]
+    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
