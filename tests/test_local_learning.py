@@ -392,6 +392,15 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     assert len(model.history.sample) == 48
 
 
+def test_rollouts_of_fewer_rows_than_can_be_matched_wait() -> None:
+    model, moved = small_model(ForwardA2C, n_steps=1, local_interval=1), []
+    for _ in range(6):
+        before = hidden_state(model)
+        model.learn(1, reset_num_timesteps=False)
+        moved.append(not same(before, hidden_state(model)))
+    assert moved == [False, False, True] * 2
+
+
 def test_a_long_rollout_goes_with_those_that_wait() -> None:
     """Whatever its returns are made of."""
     store, features = History(), th.rand(48, 3)

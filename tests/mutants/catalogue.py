@@ -1291,7 +1291,7 @@ MUTANTS = [
         "max(min(interval, fitting(first)), LEAST_ROWS)",
         "min(interval, fitting(first))",
         "a hidden phase of too few rows",
-        found_by="run",
+        found_by="local_learning",
     ),
     Mutant(
         HISTORY,
