@@ -114,19 +114,19 @@ def test_returns_of_a_window_of_one_rollout_are_those_of_sb3(
 
 
 class Steps:
-    """Twelve random steps of two environments: episodes that terminate, one that is truncated, and one that ends at step 6."""
+    """Twelve random steps of two environments: episodes that are truncated, and that terminate."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
         self.features = th.rand(2, 12, 3)
         self.rewards, self.starts, self.observations = random.random((12, 2)), np.zeros((13, 2)), random.random((13, 2, 3))
         self.starts[0, 0] = self.starts[3, 0] = self.starts[6, 1] = self.starts[9, 1] = self.starts[12, 1] = 1
-        self.truncation = Truncation(2, 0, random.random(3))
+        self.truncations = [Truncation(step, env, random.random(3)) for step, env in ((2, 0), (8, 1))]
 
     def add(self, store: History, first: int, end: int) -> None:
         """Take a rollout of some of them in."""
-        part, truncations = self.features[:, first:end].flatten(end_dim=1), [self.truncation] if first == 0 else []
-        ends = self.starts[end], self.observations[end]
+        part, ends = self.features[:, first:end].flatten(end_dim=1), (self.starts[end], self.observations[end])
+        truncations = [own._replace(step=own.step - first) for own in self.truncations if first <= own.step < end]
         steps = Transitions(self.rewards[first:end], self.starts[first:end], *ends, truncations)
         store.add(lambda index: th.zeros(len(index), 1), {}, (-part, part), steps, 100)
 
@@ -144,8 +144,6 @@ def test_two_short_rollouts_are_as_one_long(gae_lambda: float) -> None:
     steps.add(whole, 0, 12)
     for bounds in ((0, 5), (5, 12)):
         steps.add(parts, *bounds)
-    # What follows a rollout is what the next one begins with
-    assert parts.recent[0][1].following is not parts.recent[1][1].following
     th.testing.assert_close(steps.moments(parts, gae_lambda), steps.moments(whole, gae_lambda))
 
 

@@ -1453,7 +1453,7 @@ MUTANTS = [
         "BYTES // sum(part.nbytes",
         "BYTES // max(part.nbytes",
         "bytes of one key for all that is kept",
-        found_by="images",
+        found_by="local_learning",
     ),
     Mutant(
         ON_POLICY,
