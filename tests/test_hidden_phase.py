@@ -146,11 +146,11 @@ def test_layers_without_parameters_to_train_pass_on_what_they_say(steps: list[tu
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("interval", [1, 40])
+@pytest.mark.parametrize(("interval", "n_steps"), [(1, 16), (40, 16), (1, 256)])
 def test_heads_learn_on_the_features_of_the_layers_as_they_are(
-    algorithm: Any, interval: int, monkeypatch: pytest.MonkeyPatch
+    algorithm: Any, interval: int, n_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The action head on the rows of the rollout alone, the values on those before it, too."""
+    """The action head on the rows of the rollout alone, the values on those before it, too, if it is short."""
     monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     read: list[CachedRollout] = []
     fitted: list[th.Tensor] = []
@@ -166,7 +166,7 @@ def test_heads_learn_on_the_features_of_the_layers_as_they_are(
 
     monkeypatch.setattr(HeadTraining, "__init__", watched)
     monkeypatch.setattr(Heads, "fit_values", watched_fit)
-    model = small_model(algorithm, local_interval=interval, local_learning_rate=0.03)
+    model = small_model(algorithm, local_interval=interval, local_learning_rate=0.03, n_steps=n_steps)
     for rollout in range(3):
         before = hidden_state(model)
         update = watched_update(model, monkeypatch)
@@ -175,7 +175,7 @@ def test_heads_learn_on_the_features_of_the_layers_as_they_are(
         with th.no_grad():
             actor, critic = model.network.latents(update.column("observations"))
         th.testing.assert_close(read[-1].latent_pi, actor, rtol=1e-4, atol=1e-5)
-        th.testing.assert_close(fitted[-1][-16:], critic, rtol=1e-4, atol=1e-5)
+        th.testing.assert_close(fitted[-1][-n_steps:], critic, rtol=1e-4, atol=1e-5)
         assert th.equal(read[-1].returns, update.column("returns").flatten())
 
 

@@ -1,6 +1,7 @@
 """What the method promises: each hidden block learns from its own loss alone, and the heads alone see the policy gradient."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from sb3_forward.heads.regression import SampleFeatures, basis_of, cross_moments
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.heads.whitening import Basis
 from sb3_forward.local.phase import HiddenPhase
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, pick
 from sb3_forward.rollouts import history
-from sb3_forward.rollouts.history import PhaseRows
+from sb3_forward.rollouts.history import History, PhaseRows
 from tests.envs import ALGORITHMS, hidden_state, small_kwargs, small_model
 
 
@@ -391,6 +392,29 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     assert len(model.history.sample) == 48
 
 
+def test_rollouts_of_fewer_rows_than_can_be_matched_wait() -> None:
+    model, moved = small_model(ForwardA2C, n_steps=1, local_interval=1), []
+    for _ in range(6):
+        before = hidden_state(model)
+        model.learn(1, reset_num_timesteps=False)
+        moved.append(not same(before, hidden_state(model)))
+    assert moved == [False, False, True] * 2
+
+
+def test_a_long_rollout_goes_with_those_that_wait() -> None:
+    """Whatever its returns are made of."""
+    store, features = History(), th.rand(48, 3)
+    for first, end in ((0, 10), (10, 48)):
+        part = features[first:end]
+        rows = store.add(partial(pick, part), {"actor": part, "critic": part}, (part, part), None, 30)
+        assert (rows is None) == (end == 10)
+    assert rows is not None
+    assert rows.number == 48
+    observations = rows.observations(th.arange(48))
+    assert isinstance(observations, th.Tensor)
+    assert th.equal(observations, features)
+
+
 def test_guidance_that_is_switched_on_starts_with_fresh_rows() -> None:
     model = small_model(ForwardA2C, guidance_coef=0.0, local_interval=48).learn(32)
     model.guidance_coef = 0.5
@@ -516,6 +540,7 @@ def test_no_value_coefficient_no_fit() -> None:
 
 def test_large_observations_do_not_wait_for_more_than_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "BYTES", 48 * 4 * 4)  # 48 rows of four floats
+    assert history.fitting({"one": th.zeros(1, 1), "others": th.zeros(1, 3)}) == 48
     trained = watch_blocks(monkeypatch, ForwardPPO)
     small_model(ForwardPPO, local_interval=4096).learn(96)
     small_model(ForwardPPO, n_steps=64, local_interval=4096).learn(64)

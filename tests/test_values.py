@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C, ForwardPPO, on_policy
 from sb3_forward.heads.heads import Heads
-from sb3_forward.heads.regression import gram_matrix, return_moments
+from sb3_forward.heads.regression import ReturnMoments, follow_from_rewards, gram_matrix, return_moments
 from sb3_forward.rollouts import history
 from sb3_forward.rollouts.history import History, Transitions
 from sb3_forward.rollouts.recorder import Truncation
@@ -54,14 +54,14 @@ class Curious(BaseCallback):
         self._ask(self.training_env.num_envs)
 
 
-def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, th.Tensor, th.Tensor]]:
-    """Features, the weights of the head, and the moments that it is fitted by."""
+def spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Features, the weights of the head, the moments that it is fitted by, on what it is held, and how often it is fitted."""
     calls: list[Any] = []
     fit_values = Heads.fit_values
 
     def spy(self: Heads, features: th.Tensor, moments: Any, *args: Any) -> None:
         weights = weights_of(self.policy.value_net)
-        calls.append((features, weights, moments(weights)))
+        calls.append((features, weights, moments(weights), *args))
         fit_values(self, features, moments, *args)
 
     monkeypatch.setattr(Heads, "fit_values", spy)
@@ -104,51 +104,82 @@ def test_returns_of_a_window_of_one_rollout_are_those_of_sb3(
     for rollout in range(4):
         model.history.forget_returns()  # else earlier rollouts are in the window
         model.learn(3 * n_steps, Curious(), reset_num_timesteps=False)
-        features, weights, moments = calls[rollout]
+        features, weights, moments, *_ = calls[rollout]
         inputs, returns = with_intercept(features), th.as_tensor(model.rollout_buffer.returns).flatten()[:, None]
         np.testing.assert_allclose((inputs @ weights).flatten(), model.rollout_buffer.values.flatten(), rtol=1e-4, atol=1e-5)
         th.testing.assert_close(moments, inputs.T @ (returns - inputs @ weights), rtol=1e-3, atol=1e-3)
+        # The rollout is as it was
+        assert model._end[2] is not None
+        assert follow_from_rewards(model.rollout_buffer, model._end[2], model._end[1])
+
+
+class Steps:
+    """Twelve random steps of two environments: episodes that are truncated, and that terminate."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self.features = th.rand(2, 12, 3)
+        self.rewards, self.starts, self.observations = random.random((12, 2)), np.zeros((13, 2)), random.random((13, 2, 3))
+        self.starts[0, 0] = self.starts[3, 0] = self.starts[6, 1] = self.starts[9, 1] = self.starts[12, 1] = 1
+        self.truncations = [Truncation(step, env, random.random(3)) for step, env in ((2, 0), (8, 1))]
+
+    def add(self, store: History, first: int, end: int) -> None:
+        """Take a rollout of some of them in."""
+        part, ends = self.features[:, first:end].flatten(end_dim=1), (self.starts[end], self.observations[end])
+        truncations = [own._replace(step=own.step - first) for own in self.truncations if first <= own.step < end]
+        steps = Transitions(self.rewards[first:end], self.starts[first:end], *ends, truncations)
+        store.add(lambda index: th.zeros(len(index), 1), {}, (-part, part), steps, 100)
+
+    @staticmethod
+    def moments(store: History, gae_lambda: float) -> th.Tensor:
+        """Of a window; the features of its ends are their observations."""
+        ends = th.cat([th.as_tensor(own).view(-1, 3) for own in store.ends]).float()
+        return store.window(ends, 0.9, gae_lambda)[1](th.arange(4.0)[:, None])
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
 def test_two_short_rollouts_are_as_one_long(gae_lambda: float) -> None:
     """Returns reach from one into the other, until an episode ends."""
-    random = np.random.default_rng(0)
-    features = th.rand(2, 12, 3)
-    rewards, starts, following = random.random((12, 2)), np.zeros((13, 2)), random.random((2, 3))
-    starts[0, 0] = starts[3, 0] = starts[9, 1] = starts[12, 1] = 1
-    truncation = Truncation(2, 0, random.random(3))
-
-    def moments(*bounds: tuple[int, int]) -> th.Tensor:
-        store = History()
-        for first, end in bounds:
-            part, truncations = features[:, first:end].flatten(end_dim=1), [truncation] if first == 0 else []
-            steps = Transitions(rewards[first:end], starts[first:end], starts[end], following, truncations)
-            store.add(lambda index: th.zeros(len(index), 1), {}, (part, part), steps, 100)
-        ends = th.cat([th.as_tensor(own).view(-1, 3) for own in store.ends]).float()
-        return store.window(ends, 0.9, gae_lambda)[1](th.arange(4.0)[:, None])
-
-    th.testing.assert_close(moments((0, 6), (6, 12)), moments((0, 12)))
+    steps, whole, parts = Steps(), History(), History()
+    steps.add(whole, 0, 12)
+    for bounds in ((0, 5), (5, 12)):
+        steps.add(parts, *bounds)
+    th.testing.assert_close(steps.moments(parts, gae_lambda), steps.moments(whole, gae_lambda))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_values_of_an_endless_episode(algorithm: Any) -> None:
-    """Rollouts of five steps find a far value, 1 / (1 - gamma), although episodes are truncated."""
-    kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
-    env = gym.wrappers.TimeLimit(Counting(), 8)
-    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs)
-    model.learn(1000 if algorithm is ForwardPPO else 500)
-    observation = model.policy.obs_to_tensor(np.array(0))[0]
-    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("end", [5, 6])
+def test_no_return_reaches_over_the_end_of_a_window(gae_lambda: float, end: int) -> None:
+    """Where environments go on from elsewhere, a window is as two of them."""
+    steps, both, apart = Steps(), History(), (History(), History())
+    for store, bounds in zip(apart, ((0, end), (end, 12)), strict=True):
+        both.close_window()
+        steps.add(both, *bounds)
+        steps.add(store, *bounds)
+    expected = sum(steps.moments(store, gae_lambda) for store in apart)
+    th.testing.assert_close(steps.moments(both, gae_lambda), expected)
 
 
-def test_environments_that_are_reset_end_no_episode() -> None:
-    """The step before a reset is bootstrapped, as under SB3; the value of an endless episode stays."""
-    model = ForwardA2C("MlpPolicy", Counting(), gamma=0.98, gae_lambda=1.0, n_steps=6, seed=1, device="cpu")
-    for _ in range(150):
-        model.learn(6)
-    observation = model.policy.obs_to_tensor(np.array(0))[0]
-    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_window_is_closed_where_environments_are_reset(reset: bool) -> None:
+    model = ForwardA2C("MlpPolicy", Counting(), n_steps=16, device="cpu")
+    model.learn(16).learn(16, reset_num_timesteps=reset)
+    steps = model.history.recent[0][1]
+    assert (len(steps.truncations), steps.next_starts.tolist()) == (int(reset), [reset])
+
+
+def test_other_environments_have_a_window_of_their_own() -> None:
+    buffer = io.BytesIO()
+    small_model(ForwardA2C).learn(48).save(buffer)
+    model: Any = ForwardA2C.load(buffer, env=make_vec_env(RandomEnv, 2), device="cpu")
+    assert [rewards.shape for rewards in rewards_of(model)] == [(16, 1)] * 3
+    model.learn(64)
+    assert [rewards.shape for rewards in rewards_of(model)] == [(16, 2)] * 2
+
+
+def rewards_of(model: Any) -> list[np.ndarray]:
+    """In the window."""
+    return [steps.rewards for _, steps in model.history.recent]
 
 
 # === Fit ===
@@ -169,10 +200,33 @@ def test_fit_is_a_ridge_regression(sampled: int) -> None:
     th.testing.assert_close(weights_of(model.policy.value_net), (before + step).float(), rtol=5e-3, atol=1e-3)
 
 
+def test_regressions_one_after_the_other() -> None:
+    """Each of them from the values of the one before."""
+    model = small_model(ForwardPPO, policy_kwargs={"net_arch": [4]})
+    features = th.rand(40, 4)
+    moments, weights = ReturnMoments(20 * th.rand(5, 5), 20 * th.rand(5, 1)), []
+    start = {name: value.clone() for name, value in model.policy.value_net.state_dict().items()}
+    for together in (True, False):
+        model.policy.value_net.load_state_dict(start)
+        for iterations in [3] if together else [1] * 3:
+            model.heads.fit_values(features, moments, iterations=iterations)
+        weights.append(weights_of(model.policy.value_net))
+    th.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_steps", [16, 256])
+def test_values_are_held_on_the_sample(n_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
+    calls = spy_on_fits(monkeypatch)
+    small_model(ForwardA2C, n_steps=n_steps, local_epochs=1).learn(3 * n_steps)
+    assert [held[1] for _, _, _, held, *_ in calls] == [0, n_steps, 2 * n_steps]
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rollouts of 16 rows, the head is fitted to three of them at once; a saved model goes on counting."""
-    monkeypatch.setattr(on_policy, "FIT_ROWS", 40)
+    """Rollouts of 16 rows, the head is fitted to three of them at once, and as often; a saved model goes on counting."""
+    monkeypatch.setattr(on_policy, "FIT_ROWS", 48)
+    calls = spy_on_fits(monkeypatch)
     model = small_model(algorithm, n_steps=16, local_interval=4096)
     fitted = []
     for _ in range(7):
@@ -183,26 +237,38 @@ def test_values_are_fitted_once_enough_rows_have_come(algorithm: Any, monkeypatc
         model.save(buffer)
         model = algorithm.load(buffer, env=model.get_env())
     assert fitted == [False, False, True, False, False, True, False]
+    assert [iterations for *_, iterations in calls] == [3, 3]
 
 
-def test_window_reaches_back_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "WINDOW_ROWS", 40)
+@pytest.mark.parametrize("hidden_training", ["local", "frozen"])
+def test_window_reaches_back_so_many_rows(hidden_training: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On rows that have left it, the values are held until they are in the sample."""
+    monkeypatch.setattr(history, "WINDOW_ROWS", 48)
     monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     calls = spy_on_fits(monkeypatch)
-    model = small_model(ForwardA2C, n_steps=16, local_interval=4096).learn(16 * 5)
+    model = small_model(ForwardA2C, n_steps=16, local_interval=4096, hidden_training=hidden_training).learn(16 * 5)
+
+    def gram(rollouts: int, sample: bool) -> th.Tensor:
+        """Of the critic's features on so many of the rollouts that wait, the first ones, and on the sample."""
+        observations = [rollout.observations for rollout in model.history.waiting[:rollouts]]
+        observations += [model.history.observations] if sample else []
+        return gram_matrix(model.network.latents(th.cat(observations))[1].detach())
+
     assert [len(features) for features, *_ in calls] == [16, 32, 48, 48, 48]
-    # On rows that have left it, the values are held until they are in the sample
-    gram, rows = model.history.held()
-    assert rows == 32
-    th.testing.assert_close(
-        gram,
-        gram_matrix(
-            model.network.latents(th.cat([rollout.observations for rollout in model.history.waiting[:2]]))[1].detach()
-        ),
-    )
+    th.testing.assert_close(calls[-1][3][0], gram(2, False))
+    assert model.history.held()[1] == 32
     model.local_interval = 1
     model.learn(16, reset_num_timesteps=False)
+    assert calls[-1][3][1] == (0 if hidden_training == "local" else 48)
     assert model.history.held()[1] == len(model.history.sample) == 96
+    th.testing.assert_close(model.history.held()[0], gram(0, True))
+    model.local_interval = 4096
+    model.learn(16 * 5, reset_num_timesteps=False)
+    # Three more have left that were in the sample, and two that were not
+    assert calls[-1][3][1] == model.history.held()[1] == 96 + 32
+    th.testing.assert_close(calls[-1][3][0], gram(2, True))
+    model.history.forget_returns()
+    assert model.history.held()[1] == 96 + 80
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -249,7 +315,30 @@ def test_a_window_that_cannot_be_fitted_is_dropped(monkeypatch: pytest.MonkeyPat
     before = weights_of(model.policy.value_net)
     with pytest.raises(ValueError, match="`value_net` were left as they were"):
         model.learn(16, reset_num_timesteps=False)
-    assert model.history.recent == []
+    assert (model.history.recent, model.history.new_rows) == ([], 0)
     assert th.equal(weights_of(model.policy.value_net), before)
     model.learn(16, reset_num_timesteps=False)
     assert weights_of(model.policy.value_net).isfinite().all()
+
+
+# === Far values ===
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_of_an_endless_episode(algorithm: Any) -> None:
+    """Rollouts of five steps find a far value, 1 / (1 - gamma), although episodes are truncated."""
+    kwargs = {"batch_size": 5, "n_epochs": 1} if algorithm is ForwardPPO else {}
+    env = gym.wrappers.TimeLimit(Counting(), 8)
+    model = algorithm("MlpPolicy", env, gamma=0.98, n_steps=5, seed=1, device="cpu", **kwargs)
+    model.learn(1000 if algorithm is ForwardPPO else 500)
+    observation = model.policy.obs_to_tensor(np.array(0))[0]
+    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)
+
+
+def test_environments_that_are_reset_end_no_episode() -> None:
+    """The step before a reset is bootstrapped, as under SB3; the value of an endless episode stays."""
+    model = ForwardA2C("MlpPolicy", Counting(), gamma=0.98, gae_lambda=1.0, n_steps=6, seed=1, device="cpu")
+    for _ in range(150):
+        model.learn(6)
+    observation = model.policy.obs_to_tensor(np.array(0))[0]
+    assert model.policy.predict_values(observation).item() == pytest.approx(50, abs=1)

@@ -54,7 +54,7 @@ TESTS = (
     "oracle",
     "heads",
     "local_learning",
-    "evaluation",
+    "values",
     "blocks",
     "distances",
     "run",
@@ -67,70 +67,74 @@ TESTS = (
 PRIORITIES: dict[str, Sequence[str]] = {
     "a2c.py": ("heads", "phases", "oracle"),
     "heads/agreement.py": ("own_policies", "own_heads"),
-    "rollouts/anchors.py": ("phases", "local_learning"),
-    "local/blocks.py": ("blocks", "phases"),
     "heads/gradients.py": ("heads", "phases", "local_learning"),
+    "heads/guidance.py": ("heads", "targets", "local_learning"),
+    "heads/heads.py": ("phases", "heads", "local_learning", "values"),
+    "heads/regression.py": ("values", "local_learning", "phases"),
+    "heads/training.py": ("phases", "heads", "oracle"),
+    "heads/whitening.py": ("phases", "local_learning"),
+    "local/blocks.py": ("blocks", "phases"),
     "local/distances.py": ("distances", "targets"),
-    "heads/evaluation.py": ("evaluation", "phases"),
-    "rollouts/checks.py": ("hostile_envs", "bad_input"),
-    "heads/heads.py": ("phases", "heads", "local_learning", "evaluation"),
-    "rollouts/recorder.py": ("evaluation", "own_policies", "local_learning"),
     "local/loss.py": ("guided", "hidden_phase", "images"),
     "local/network.py": ("network", "own_policies"),
-    "on_policy.py": ("phases", "targets", "evaluation"),
     "local/optimizers.py": ("own_policies", "save_load"),
-    "rollouts/pending.py": ("local_learning", "phases"),
+    "local/partition.py": ("network", "images"),
+    "local/parts.py": ("network",),
     "local/phase.py": ("hidden_phase", "targets", "phases"),
+    "local/root.py": ("network",),
+    "local/splitting.py": ("network",),
+    "on_policy.py": ("phases", "targets", "values"),
     "ppo.py": ("heads", "phases", "oracle"),
-    "heads/whitening.py": ("phases", "local_learning"),
+    "rollouts/checks.py": ("hostile_envs", "bad_input"),
+    "rollouts/history.py": ("values", "local_learning", "phases"),
+    "rollouts/reader.py": ("values", "own_policies", "own_buffers"),
+    "rollouts/recorder.py": ("values", "own_policies", "local_learning"),
 }
 
 A2C = "a2c.py"
 AGREEMENT = "heads/agreement.py"
-ANCHORS = "rollouts/anchors.py"
 BLOCKS = "local/blocks.py"
-CLOSED_FORM = "heads/gradients.py"
+CHECKS = "rollouts/checks.py"
 DISTANCES = "local/distances.py"
-EVALUATION = "heads/evaluation.py"
-FINITE = "rollouts/checks.py"
-GUIDED = "local/loss.py"
-HEADS = "heads/heads.py"
 FINGERPRINT = "local/fingerprint.py"
-LATENTS = "rollouts/recorder.py"
-MAPS = "local/loss.py"
+GRADIENTS = "heads/gradients.py"
+GUIDANCE = "heads/guidance.py"
+HEADS = "heads/heads.py"
+HISTORY = "rollouts/history.py"
+LOSS = "local/loss.py"
 NETWORK = "local/network.py"
-SPLITTING = "local/splitting.py"
 ON_POLICY = "on_policy.py"
 OPTIMIZERS = "local/optimizers.py"
-PENDING = "rollouts/pending.py"
+PARTITION = "local/partition.py"
+PARTS = "local/parts.py"
 PHASE = "local/phase.py"
 PPO = "ppo.py"
+READER = "rollouts/reader.py"
+RECORDER = "rollouts/recorder.py"
+REGRESSION = "heads/regression.py"
+ROOT = "local/root.py"
+SPLITTING = "local/splitting.py"
+TRAINING = "heads/training.py"
 WHITENING = "heads/whitening.py"
 
-REMEMBER = """\
-        if steps is not None:
-            self.heads.remember_steps(rollout.latent_vf, steps)
-"""
 HIDDEN = """\
-        if enough is not None:
-            features = self._hidden_phase(enough)
-            # The last rows are those of this rollout
-            actor, critic = (feature[-len(rollout.returns) :] for feature in features)
-            rollout = rollout._replace(latent_pi=actor, latent_vf=critic)
+        if rows is not None:
+            latents = self._hidden_phase(rows)
+            number = len(rollout.returns)  # the last rows are those of this rollout
+            rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])
 """
-VALUES = """\
-        if values_learn:
-            self.heads.fit_values(rollout.latent_vf, self._value_targets(rollout), remembered=steps is not None)
-"""
+VALUES = "        self._fit_values(rollout)\n"
 HEADS_LAST = """\
-        with self.heads.training(rollout, self.whiten_heads, observations) as whitened:
-            self._head_phase(whitened)
+        with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
+            self._head_phase(training)
 """
-CARRY = "self.heads.memory.carry(join(before)[1], join(after)[1])"
 EXCHANGE = """\
-            self.heads.exchange(features, *self.anchors.exchange(enough.number, enough.observations))
-            self.heads.memory.release()  # the anchors hold the values now
+        if rows is not None:
+            # Not before the values are fitted: on the sample they are held where they are
+            self.history.exchange(rows.number, rows.observations, latents)
 """
+REFRESH = "        self.history.refresh(self._features, self.network.fingerprint(), rows.parts, latents)\n"
+REFIT = "        drift = self.heads.refit(outputs, latents, self.history.sample)\n"
 TRAIN_THEN_RUN = """\
                 if block.optimizer is not None:
                     self._train_block(index, feed, rows, signals.get(block.role))
@@ -158,22 +162,22 @@ TOPS = "        latents = feed.tops()\n"
 MUTANTS = [
     # === The policy that acts is the one that is trained ===
     Mutant(
-        ON_POLICY,
-        "        rollout, recorded = self._checked(rollout, observations, recorded)\n",
-        "",
+        READER,
+        "return self._checked(rollout, observations, recorded), observations",
+        "return rollout, observations",
         "heads not tried",
         found_by="own_policies",
     ),
     # === Buffers of the user's own ===
     Mutant(
-        ON_POLICY,
-        "        if _hands_out_as_sb3(self.rollout_buffer):\n",
+        READER,
+        "        if _hands_out_as_sb3(buffer):\n",
         "        if True:\n",
         "a buffer of one's own passed by",
         found_by="own_buffers",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "observations = partial(pick, samples.observations)",
         "pass",
         "other observations than were handed out",
@@ -181,35 +185,35 @@ MUTANTS = [
     ),
     # === Cutting the network ===
     Mutant(
-        SPLITTING,
+        PARTITION,
         "numbers[node] = max(below)",
         "numbers[node] = min(below)",
         "what joins two goes to the lower",
         found_by="network",
     ),
     Mutant(
-        SPLITTING,
+        PARTITION,
         "isinstance(root.get_submodule(str(node.target)), nn.LayerNorm)",
         "False",
         "a LayerNorm starts a block",
         found_by="network",
     ),
     Mutant(
-        SPLITTING,
+        PARTITION,
         "if _starts(root, node, parameters) or (below and joins):",
         "if _starts(root, node, parameters):",
         "branches joined in the last one's block",
         found_by="network",
     ),
     Mutant(
-        SPLITTING,
+        PARTS,
         "[value.clone() for value in values] if self.spared else values",
         "values",
         "inputs written to",
         found_by="network",
     ),
     Mutant(
-        SPLITTING,
+        PARTS,
         'role = next(iter(roles)) if len(roles) == 1 else "shared"',
         "role = sorted(roles)[0]",
         "shared blocks guided by the actor alone",
@@ -217,7 +221,7 @@ MUTANTS = [
     ),
     Mutant(
         SPLITTING,
-        "        if _told(node) != _told(other):\n",
+        "        if told(node) != told(other):\n",
         "        if False:\n",
         "training taken for rest",
         found_by="network",
@@ -243,9 +247,9 @@ MUTANTS = [
         "hooks left out",
         found_by="network",
     ),
-    Mutant(SPLITTING, "    _use_once(root, graph)\n", "", "shared modules run twice", found_by="network"),
-    Mutant(SPLITTING, "            merge(*sorted((owner, numbers[node])))\n", "", "weights in two blocks", found_by="network"),
-    Mutant(SPLITTING, "for user in list(node.users)[1:]:", "for user in []:", "sizes handed on", found_by="network"),
+    Mutant(SPLITTING, "    use_once(root, graph)\n", "", "shared modules run twice", found_by="network"),
+    Mutant(PARTITION, "            merge(*sorted((owner, numbers[node])))\n", "", "weights in two blocks", found_by="network"),
+    Mutant(PARTITION, "for user in list(node.users)[1:]:", "for user in []:", "sizes handed on", found_by="network"),
     Mutant(
         SPLITTING,
         "return layer or module in",
@@ -254,7 +258,7 @@ MUTANTS = [
         found_by="phases",
     ),
     Mutant(
-        SPLITTING,
+        ROOT,
         "    if not keeps_extraction(policy):\n        return observations\n",
         "",
         "preprocessed twice",
@@ -269,9 +273,39 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        'for name in ("pending", "values"):',
-        "for name in ():",
+        "            self.history.forget_features()\n",
+        "",
         "features of another network kept",
+        found_by="network",
+    ),
+    Mutant(
+        HISTORY,
+        "self.sample = self.fingerprint = None",
+        "self.fingerprint = None",
+        "sampled features of another network kept",
+        equivalent="they are computed anew at once, as the fingerprint is forgotten",
+        found_by="network",
+    ),
+    Mutant(
+        HISTORY,
+        "self.sample = self.fingerprint = None",
+        "self.sample = None",
+        "fingerprint of another network kept",
+        found_by="network",
+    ),
+    Mutant(
+        HISTORY,
+        "self.waiting, self.waiting_rows, self.recent, self.new_rows, self.left = [], 0, [], 0, (None, 0)",
+        "self.recent, self.new_rows, self.left = [], 0, (None, 0)",
+        "rollouts with features of another network wait",
+        found_by="network",
+    ),
+    Mutant(
+        HISTORY,
+        "self.waiting, self.waiting_rows, self.recent, self.new_rows, self.left = [], 0, [], 0, (None, 0)",
+        "self.waiting, self.waiting_rows, self.new_rows, self.left = [], 0, 0, (None, 0)",
+        "window of another network kept",
+        equivalent="the rollout at hand has no transitions, which drops it",
         found_by="network",
     ),
     Mutant(NETWORK, "found += [id(module), ", "found += [0, ", "exchanged modules not seen", found_by="network"),
@@ -280,36 +314,29 @@ MUTANTS = [
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
     Mutant(
         ON_POLICY,
-        "rollout = rollout._replace(latent_pi=actor, latent_vf=critic)",
+        "rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
         "pass",
         "old features to the heads",
         found_by="hidden_phase",
     ),
     Mutant(
         ON_POLICY,
-        "latent_pi=actor, latent_vf=critic)",
-        "latent_pi=actor)",
+        "latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
+        "latent_pi=latents[0][-number:])",
         "old features to the values",
         found_by="hidden_phase",
     ),
     Mutant(
-        ON_POLICY,
-        REMEMBER + HIDDEN,
-        HIDDEN + REMEMBER,
-        "steps remembered by features of which the ends are old",
-        found_by="evaluation",
+        HISTORY,
+        "        if transitions is not None:\n            self._extend",
+        "        if transitions is not None and self.waiting_rows + number < enough:\n            self._extend",
+        "a rollout with a hidden phase not in the window",
+        found_by="values",
     ),
     Mutant(
         ON_POLICY,
-        "            self.heads.remember_steps(rollout.latent_vf, steps)\n",
-        "            if enough is None:\n                self.heads.remember_steps(rollout.latent_vf, steps)\n",
-        "steps of a rollout with a hidden phase forgotten",
-        found_by="evaluation",
-    ),
-    Mutant(
-        ON_POLICY,
-        "feature[-len(rollout.returns) :]",
-        "feature[: len(rollout.returns)]",
+        "latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
+        "latent_pi=latents[0][:number], latent_vf=latents[1][:number])",
         "features of rows that have waited",
         found_by="hidden_phase",
     ),
@@ -320,21 +347,25 @@ MUTANTS = [
         "frozen layers trained",
         found_by="local_learning",
     ),
-    Mutant(ON_POLICY, "self.guidance_coef > 0\n", "self.guidance_coef > 1\n", "never guided"),
+    Mutant(ON_POLICY, "or self.guidance_coef == 0:", "or self.guidance_coef <= 1:", "never guided"),
     Mutant(
         ON_POLICY,
-        "values_learn = self.vf_coef * self._head_learning_rate() > 0",
-        "values_learn = True",
+        "if self.vf_coef * self._head_learning_rate() <= 0 or not self.heads.fits_values:",
+        "if not self.heads.fits_values:",
         "values fitted without a coefficient",
     ),
     Mutant(
         ON_POLICY,
-        "steps = self._steps(rollout) if values_learn and recorded else None",
+        "steps = self._transitions() if unchanged else None",
         "steps = None",
-        "nothing remembered",
+        "no window",
+        found_by="values",
     ),
     Mutant(
-        ON_POLICY, "[(rollout.latent_pi, rollout.latent_vf)])", "[(rollout.latent_vf, rollout.latent_pi)])", "features swapped"
+        ON_POLICY,
+        "latents = rollout.latent_pi, rollout.latent_vf\n",
+        "latents = rollout.latent_vf, rollout.latent_pi\n",
+        "features swapped",
     ),
     Mutant(
         ON_POLICY, "explained_variance(values, returns)", "explained_variance(returns, values)", "explained variance swapped"
@@ -355,8 +386,8 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "set_learning_rates(self._head_learning_rate(), self._spread_learning_rate())",
-        "set_learning_rates(self._spread_learning_rate(), self._head_learning_rate())",
+        "set_learning_rates(self._head_learning_rate(), self._log_std_learning_rate())",
+        "set_learning_rates(self._log_std_learning_rate(), self._head_learning_rate())",
         "learning rates of the heads swapped",
         found_by="heads",
     ),
@@ -365,15 +396,15 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "self.heads.optimizer.state = self.policy.optimizer.state",
-        "pass",
+        "owners: list[Any] = [self.heads, *self.network.blocks]",
+        "owners: list[Any] = [*self.network.blocks]",
         "state of the heads not shared",
         found_by="save_load",
     ),
     Mutant(
         ON_POLICY,
-        "block.optimizer.state = self.policy.optimizer.state",
-        "pass",
+        "owners: list[Any] = [self.heads, *self.network.blocks]",
+        "owners: list[Any] = [self.heads]",
         "state of the blocks not shared",
         found_by="save_load",
     ),
@@ -403,27 +434,27 @@ MUTANTS = [
     ),
     # === Guidance ===
     Mutant(
-        ON_POLICY,
+        GUIDANCE,
         "rollout.actions, advantages)\n",
         "rollout.actions, -advantages)\n",
         "guidance by minus the advantage",
         found_by="targets",
     ),
     Mutant(
-        ON_POLICY, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
+        GUIDANCE, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
     ),
     Mutant(
-        ON_POLICY, "critic = rollout.returns[:, None]", "critic = rollout.advantages[:, None]", "critic guided by advantages"
+        GUIDANCE, "critic = rollout.returns[:, None]", "critic = rollout.advantages[:, None]", "critic guided by advantages"
     ),
     Mutant(
-        ON_POLICY,
+        GUIDANCE,
         "(rollout.advantages.std(correction=0) + 1e-8)",
         "1.0",
         "advantages of the guidance not scaled",
         found_by="targets",
     ),
     Mutant(
-        ON_POLICY, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
+        GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
     Mutant(PHASE, "signal[part]", "signal[: len(part)]", "guidance of other rows"),
     Mutant(PHASE, "signals.get(block.role)", 'signals.get("actor")', "all blocks guided as the actor's"),
@@ -436,22 +467,22 @@ MUTANTS = [
     Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "1.0", "shared blocks guided by the number of columns"),
     Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "math.sqrt(1 / signal.shape[1])", "shared blocks guided less"),
     Mutant(PHASE, "standardise(signal) for", "signal for", "guidance as it comes"),
-    Mutant(ON_POLICY, "rows.number, rows.signals)", "rows.number, {})", "signals not handed on"),
+    Mutant(ON_POLICY, "rows.number, rows.guidance)", "rows.number, {})", "signals not handed on"),
     # === The guided loss ===
-    Mutant(GUIDED, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
-    Mutant(GUIDED, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
-    Mutant(GUIDED, "max(residual.numel(), 1)", "max(len(residual), 1)", "no mean over columns"),
-    Mutant(GUIDED, "th.addmm(image.intercept, outputs, image.weights)", "outputs @ image.weights", "no intercept"),
-    Mutant(GUIDED, "-mean @ weights", "mean @ weights", "sign of the intercept"),
-    Mutant(GUIDED, "penalty = ridge * rows +", "penalty = ridge * gram.diagonal().mean() +", "penalty relative to outputs"),
-    Mutant(GUIDED, "penalty = ridge * rows +", "penalty = ridge +", "penalty that counts as one row"),
-    Mutant(GUIDED, " + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()", "", "penalty below rounding errors"),
-    Mutant(GUIDED, "centred = outputs - mean ", "centred = outputs ", "outputs not centred"),
-    Mutant(GUIDED, "matched + penalty * weights.square().sum() / total", "matched", "explained less the penalty"),
-    Mutant(GUIDED, "centred = guidance - guidance.mean(dim=0)", "centred = guidance", "standardised without centring"),
-    Mutant(GUIDED, ".mean(dim=0).sqrt()", ".mean(dim=0)", "variance for the deviation"),
-    Mutant(GUIDED, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
-    Mutant(GUIDED, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
+    Mutant(LOSS, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
+    Mutant(LOSS, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
+    Mutant(LOSS, "max(residual.numel(), 1)", "max(len(residual), 1)", "no mean over columns"),
+    Mutant(LOSS, "th.addmm(image.intercept, outputs, image.weights)", "outputs @ image.weights", "no intercept"),
+    Mutant(LOSS, "-mean @ weights", "mean @ weights", "sign of the intercept"),
+    Mutant(LOSS, "penalty = ridge * rows +", "penalty = ridge * gram.diagonal().mean() +", "penalty relative to outputs"),
+    Mutant(LOSS, "penalty = ridge * rows +", "penalty = ridge +", "penalty that counts as one row"),
+    Mutant(LOSS, " + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()", "", "penalty below rounding errors"),
+    Mutant(LOSS, "centred = outputs - mean ", "centred = outputs ", "outputs not centred"),
+    Mutant(LOSS, "matched + penalty * weights.square().sum() / total", "matched", "explained less the penalty"),
+    Mutant(LOSS, "centred = guidance - guidance.mean(dim=0)", "centred = guidance", "standardised without centring"),
+    Mutant(LOSS, ".mean(dim=0).sqrt()", ".mean(dim=0)", "variance for the deviation"),
+    Mutant(LOSS, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
+    Mutant(LOSS, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
     # === The hidden phase ===
     Mutant(PHASE, LEARN + TOPS, TOPS + LEARN, "top features of before"),
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
@@ -464,15 +495,27 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "linear_image(join(list(outputs)), signal)",
-        "linear_image(join(list(outputs))[: self.batch_size], signal[: self.batch_size])",
+        "linear_image(th.cat(outputs), signal)",
+        "linear_image(th.cat(outputs)[: self.batch_size], signal[: self.batch_size])",
         "image fitted to some rows",
     ),
-    Mutant(PHASE, "own_loss.lerp(loss, coef)", "own_loss.lerp(loss, 1 - coef)", "loss by one minus the coefficient"),
-    Mutant(PHASE, "own_gradient.lerp(gradient, coef)", "own_gradient.lerp(gradient, 1 - coef)", "one minus the coefficient"),
-    Mutant(PHASE, "if (coef := self.objective.guidance_coef) < 1:", "if (coef := 1.0) < 1:", "guided alone"),
     Mutant(
-        PHASE,
+        LOSS,
+        "own_loss.lerp(loss, self.guidance_coef)",
+        "own_loss.lerp(loss, 1 - self.guidance_coef)",
+        "loss by one minus the coefficient",
+        found_by="hidden_phase",
+    ),
+    Mutant(
+        LOSS,
+        "own_gradient.lerp(gradient, self.guidance_coef)",
+        "own_gradient.lerp(gradient, 1 - self.guidance_coef)",
+        "gradient by one minus the coefficient",
+        found_by="hidden_phase",
+    ),
+    Mutant(LOSS, "if self.guidance_coef < 1:", "if False:", "guided alone", found_by="hidden_phase"),
+    Mutant(
+        LOSS,
         "(DISPARITIES[self.disparity](Configuration(inputs).distances))",
         "(Configuration(inputs).distances)",
         "no disparity",
@@ -527,29 +570,29 @@ MUTANTS = [
         found_by="bad_input",
     ),
     # === What is compared of feature maps ===
-    Mutant(MAPS, "activations.ndim == 4", "False", "feature maps read number by number", found_by="images"),
-    Mutant(MAPS, "return F.adaptive_avg_pool2d(", "return height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
+    Mutant(LOSS, "activations.ndim == 4", "False", "feature maps read number by number", found_by="images"),
+    Mutant(LOSS, "return F.adaptive_avg_pool2d(", "return height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
     Mutant(
-        MAPS,
+        LOSS,
         "gradient.view(len(gradient), self.channels, -1)",
         "gradient.view(len(gradient), -1, self.channels).mT",
         "weights of other feature maps",
     ),
-    Mutant(MAPS, "(min(grid, height), min(grid, width))", "(1, 1)", "grid ignored"),
+    Mutant(LOSS, "(min(grid, height), min(grid, width))", "(1, 1)", "grid ignored"),
     Mutant(
-        MAPS,
+        LOSS,
         "(min(grid, height), min(grid, width))",
         "(min(grid, height), min(grid, height))",
         "as many columns of cells as rows",
     ),
     Mutant(
-        MAPS,
+        LOSS,
         "maps.reshape(len(maps), self.channels, -1)",
         "maps.reshape(len(maps), -1, self.channels).mT",
         "means of other channels",
     ),
-    Mutant(MAPS, "@ self.weights.T)", "@ th.ones_like(self.weights.T))", "gradients of all cells at every place"),
-    Mutant(MAPS, "@ self.weights.T)", "@ (self.weights.T > 0).to(gradient.dtype))", "gradients of sums"),
+    Mutant(LOSS, "@ self.weights.T)", "@ th.ones_like(self.weights.T))", "gradients of all cells at every place"),
+    Mutant(LOSS, "@ self.weights.T)", "@ (self.weights.T > 0).to(gradient.dtype))", "gradients of sums"),
     Mutant(
         BLOCKS,
         "gradient = summary.pull(gradient)",
@@ -559,81 +602,81 @@ MUTANTS = [
     ),
     Mutant(
         SPLITTING,
-        "        _flatten_late(graph, numbers, values[0])\n",
+        "        flatten_late(graph, numbers, values[0])\n",
         "",
         "maps flattened by the layer that gives them",
         found_by="images",
     ),
     Mutant(
-        SPLITTING,
+        PARTITION,
         "if flattens and numbers[node] not in users",
         "if numbers[node] not in users",
         "all that is made of maps goes to who reads it",
         found_by="images",
     ),
     Mutant(
-        SPLITTING,
+        PARTITION,
         "users.pop() if len(users) == 1 and math.inf not in users else numbers[node] + 0.5",
         "users.pop()",
         "maps flattened for one of their readers",
         found_by="images",
     ),
-    Mutant(SPLITTING, "        _keep_together(numbers, values[0])\n", "", "a tuple handed on", found_by="network"),
+    Mutant(SPLITTING, "        keep_together(numbers, values[0])\n", "", "a tuple handed on", found_by="network"),
     # === What is held, and what is computed anew ===
     Mutant(
-        NETWORK,
+        PHASE,
         "min(first + network.pass_rows, rows)",
         "min(first + network.pass_rows - 1, rows)",
         "the last row of a forward pass left out",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "min(first + network.pass_rows, rows)",
         "min(first + network.pass_rows + 1, rows)",
         "a row in two forward passes",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "range(0, rows, network.pass_rows)",
         "range(0, rows, network.pass_rows + 1)",
         "rows between forward passes left out",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "th.arange(rows.start, rows.stop)",
         "th.arange(rows.stop - rows.start)",
         "the first rows in every forward pass",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "if rows * network.row_bytes <= budget:",
         "if True:",
         "observations held whatever they take",
         found_by="images",
     ),
-    Mutant(NETWORK, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
-    Mutant(NETWORK, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
+    Mutant(PHASE, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
+    Mutant(PHASE, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
     Mutant(
-        NETWORK,
+        PHASE,
         "left = self.budget - sum(value.nbytes for value in self._held.values())",
         "left = self.budget",
         "what is held already not counted",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "        self._held = {name: value for name, value in self._held.items() if name in needed}\n",
         "",
         "held to the end",
         found_by="hidden_phase",
     ),
-    Mutant(NETWORK, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
+    Mutant(PHASE, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
     Mutant(
-        NETWORK,
+        PHASE,
         "for later in self.network.parts[index + 1 :]",
         "for later in self.network.parts[index + 1 : index + 2]",
         "only what the next part reads is held",
@@ -641,42 +684,42 @@ MUTANTS = [
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))",
         "return held",
         "what others are computed from not held",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "            self.network.policy.set_training_mode(False)\n            for name",
         "            for name",
         "layers that run anew are learning",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "            self.network.policy.set_training_mode(training)\n",
         "",
         "steps at rest after layers that run anew",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "            found[name] = self._held[name][rows]\n",
         "            found[name] = self._held[name][: len(self._held[name][rows])]\n",
         "layers run anew on the first rows",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "self._values(self.network.tops, rows)) for rows in self.chunks]",
         "self._values(self.network.tops, rows)) for rows in reversed(self.chunks)]",
         "top features in another order",
         found_by="images",
     ),
     Mutant(
-        NETWORK,
+        PHASE,
         "found.update(self._by_name(part.outputs, given))",
         "found[name] = given[0] if len(part.outputs) > 1 else given",
         "the first of several outputs for each",
@@ -715,9 +758,9 @@ MUTANTS = [
         ON_POLICY, "budget=self.local_memory * 2**20", "budget=self.local_memory", "local_memory in bytes", found_by="images"
     ),
     Mutant(
-        ON_POLICY,
-        "buffer.observations, places), self.device)",
-        "buffer.observations.astype(np.float32), places), self.device)",
+        READER,
+        "isinstance(held, dict) else held[places]\n",
+        "isinstance(held, dict) else held[places].astype(np.float32)\n",
         "images kept as floats",
         found_by="images",
     ),
@@ -799,149 +842,166 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "self.local_batch_size, self.max_grad_norm\n", "self.local_batch_size, 1e9\n", "steps of blocks not clipped"
     ),
-    Mutant(ON_POLICY, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
-    Mutant(ON_POLICY, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
-    Mutant(ON_POLICY, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
-    Mutant(ON_POLICY, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
-    Mutant(ON_POLICY, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
-    Mutant(ON_POLICY, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
+    Mutant(PHASE, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
+    Mutant(PHASE, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
+    Mutant(PHASE, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
+    Mutant(PHASE, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
+    Mutant(PHASE, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
+    Mutant(PHASE, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
     Mutant(
-        ON_POLICY,
+        PHASE,
         'f"local/{figure}/{name}"',
         'f"train/local_loss/{figure}/{name}"',
         "keys below others",
         found_by="local_learning",
     ),
-    Mutant(ON_POLICY, "self.policy.set_training_mode(False)", "pass", "features of the heads in training mode"),
+    Mutant(NETWORK, "self.policy.set_training_mode(False)", "pass", "features of the heads in training mode"),
     Mutant(
-        ON_POLICY,
+        READER,
         "(index % buffer.buffer_size, index // buffer.buffer_size)",
         "(index // buffer.n_envs, index % buffer.n_envs)",
         "observations step by step, all else by environments",
         found_by="targets",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "values = RolloutBuffer.swap_and_flatten(values)",
         "values = values.reshape(-1, *values.shape[2:])",
         "columns",
         found_by="oracle",
     ),
-    # === Holding the heads ===
-    Mutant(
-        ON_POLICY, "drift = self.heads.hold(outputs, features)", "drift = None", "refit left out", found_by="local_learning"
-    ),
+    # === The refit of the heads ===
     Mutant(
         ON_POLICY,
-        "        outputs = self.heads.say(*before)\n        features = self._train_blocks(rows)\n",
-        "        features = self._train_blocks(rows)\n"
-        "        outputs = self.heads.say(features, *before[len(rows.latents) :])\n",
-        "held to what they say now",
+        "drift = self.heads.refit(outputs, latents, self.history.sample)",
+        "drift = None",
+        "refit left out",
         found_by="local_learning",
     ),
     Mutant(
         ON_POLICY,
-        "after = [features, *([] if self.heads.anchors is None else [self.heads.anchors])]",
-        "after = [*([] if self.heads.anchors is None else [self.heads.anchors]), features]",
-        "sums carried over in another order",
-        found_by="evaluation",
+        "        outputs = self.heads.outputs(*before)\n        latents = self._train_blocks(rows)\n",
+        "        latents = self._train_blocks(rows)\n"
+        "        outputs = self.heads.outputs(latents, *before[len(rows.latents) :])\n",
+        "refitted to what they say now",
+        found_by="local_learning",
+    ),
+    Mutant(
+        REGRESSION,
+        "        gram = gram + sample.gram(side)\n",
+        "        pass\n",
+        "refit weighed without the sample",
+        found_by="local_learning",
     ),
     Mutant(
         HEADS,
-        "level_gram(read[0]) + self._anchor_gram(MAPS[_side(path)])",
-        "level_gram(read[0])",
-        "refit weighed without anchors",
+        "[features] if sample is None else [features, sample.latents]",
+        "[features] if sample is None else [sample.latents, features]",
+        "outputs in another order",
+        found_by="phases",
     ),
     Mutant(
-        HEADS,
-        "[features] if self.anchors is None else [features, self.anchors]",
-        "[self.anchors or features, features]",
-        "said in another order",
-    ),
-    Mutant(
-        HEADS,
-        "for latent, own in zip(read, missing, strict=True)",
-        "for latent, own in zip(read[:1], missing[:1], strict=True)",
-        "held on new rows alone",
-    ),
-    Mutant(ON_POLICY, CARRY, "pass", "sums not carried over"),
-    Mutant(ON_POLICY, CARRY, CARRY.replace("(before)[1]", "(before)[0]"), "sums carried over by the actor's features"),
-    Mutant(
-        ON_POLICY,
-        "        self._remember_anchors()\n        self._fingerprint = self.policy",
-        "        self._fingerprint = self.policy",
-        "refit on the anchors' features of before",
+        REGRESSION,
+        "zip(features, residuals, strict=True)",
+        "zip(features[:1], residuals[:1], strict=True)",
+        "refitted on new rows alone",
+        found_by="local_learning",
     ),
     Mutant(
         ON_POLICY,
-        "        self.heads.memory.release()  # sums over features of before\n",
-        "",
-        "sums over features of before",
-        found_by="evaluation",
+        REFRESH + REFIT,
+        REFIT + REFRESH,
+        "refit on the sample's features of before",
+        found_by="local_learning",
     ),
     Mutant(
         ON_POLICY,
-        "            self.heads.memory.release()  # the anchors hold the values now\n",
-        "",
-        "held by sums and by anchors",
-        found_by="evaluation",
+        VALUES + HEADS_LAST + EXCHANGE,
+        EXCHANGE + VALUES + HEADS_LAST,
+        "rows sampled before the values are fitted",
+    ),
+    Mutant(
+        HISTORY,
+        "            self.sample = SampleFeatures(features(self.observations))\n",
+        "            pass\n",
+        "old features of the sample",
+        found_by="phases",
+    ),
+    Mutant(
+        HISTORY,
+        "pick(self.sample.latents, kept)",
+        "pick(self.sample.latents, slice(len(kept)))",
+        "features of other rows of the sample",
+        found_by="phases",
+    ),
+    Mutant(
+        HISTORY,
+        "pick(self.observations, kept)",
+        "pick(self.observations, slice(len(kept)))",
+        "other observations of the sample",
+        found_by="phases",
+    ),
+    Mutant(
+        HISTORY,
+        "pick(latents, taken)",
+        "pick(latents, slice(len(taken)))",
+        "features of other rows taken in",
+        found_by="phases",
+    ),
+    # === What is read of a rollout for the window ===
+    Mutant(
+        READER,
+        "rewards[end.step, end.env] -= gamma * value",
+        "rewards[end.step, end.env] += gamma * value",
+        "values of truncated episodes added twice",
+        found_by="values",
+    ),
+    Mutant(
+        READER,
+        "rewards[end.step, end.env] -= gamma * value",
+        "rewards[end.step, end.env] -= 1.0 * value",
+        "values of truncated episodes not discounted",
+        found_by="values",
     ),
     Mutant(
         ON_POLICY,
-        VALUES
-        + HEADS_LAST
-        + "        if enough is not None:\n            # Not before the values are fitted: anchors hold them where they are\n"
-        + EXCHANGE,
-        "        if enough is not None:\n" + EXCHANGE + VALUES + HEADS_LAST,
-        "anchors taken in before the values are fitted",
+        "ends, self.rollout_buffer.gamma, self.rollout_buffer.gae_lambda)",
+        "ends, self.rollout_buffer.gae_lambda, self.rollout_buffer.gamma)",
+        "discount and lambda",
+        found_by="values",
     ),
     Mutant(
-        ON_POLICY,
-        "if not unchanged or (self.anchors.rows > 0) != (self.heads.anchors is not None):",
-        "if (self.anchors.rows > 0) != (self.heads.anchors is not None):",
-        "old features of the anchors",
-    ),
-    Mutant(HEADS, "pick(self.anchors, kept)", "pick(self.anchors, slice(len(kept)))", "old anchors"),
-    Mutant(HEADS, "pick(latents, taken)", "pick(latents, slice(len(taken)))", "new anchors"),
-    # === What is made of a rollout to remember it ===
-    Mutant(
-        ON_POLICY, "rewards[env, step] -= self.gamma *", "rewards[env, step] += self.gamma *", "values of cuts added twice"
+        HISTORY,
+        "(own.starts[1:], own.next_starts[None])",
+        "(own.starts[1:], np.ones_like(own.next_starts)[None])",
+        "episodes end with the rollout",
     ),
     Mutant(
-        ON_POLICY,
-        "rewards[env, step] -= self.gamma *",
-        "rewards[env, step] -= 1.0 *",
-        "values of cuts not discounted",
-        found_by="evaluation",
-    ),
-    Mutant(
-        ON_POLICY, "trace, buffer.gamma, buffer.gae_lambda)", "trace, buffer.gae_lambda, buffer.gamma)", "discount and lambda"
-    ),
-    Mutant(
-        ON_POLICY, "trace = self.heads.memory.trace\n", "trace = None\n", "traces end with the rollout", found_by="evaluation"
-    ),
-    Mutant(
-        ON_POLICY,
+        RECORDER,
         'info.get("TimeLimit.truncated", False)',
         'not info.get("TimeLimit.truncated", False)',
         "ends taken for cuts",
-        found_by="evaluation",
+        found_by="values",
     ),
     Mutant(
-        ON_POLICY,
-        "= buffer.episode_starts.T, ends",
-        "= buffer.episode_starts.T, 0",
-        "ends after the rollout",
-        found_by="evaluation",
+        READER,
+        "buffer.episode_starts.copy(), starts, following",
+        "buffer.episode_starts.copy(), np.zeros_like(starts), following",
+        "episodes that end with the rollout go on in the window",
+        found_by="values",
     ),
     Mutant(
-        ON_POLICY, "self._rollout_rows() >= Memory.ROWS:", "self._rollout_rows() > Memory.ROWS:", "a long rollout remembered"
+        READER,
+        "buffer.n_envs < WINDOW_ROWS",
+        "buffer.n_envs <= WINDOW_ROWS",
+        "a long rollout in a window",
+        found_by="values",
     ),
     # === Advantages ===
     Mutant(
-        ON_POLICY, "if advantages.shape[-1] < 2:", "if advantages.shape[-1] < 1:", "one advantage normalised", found_by="heads"
+        TRAINING, "if advantages.shape[-1] < 2:", "if advantages.shape[-1] < 1:", "one advantage normalised", found_by="heads"
     ),
-    Mutant(ON_POLICY, "(advantages.std(dim=-1, keepdim=True) + 1e-8)", "1.0", "advantages not scaled", found_by="heads"),
+    Mutant(TRAINING, "(advantages.std(dim=-1, keepdim=True) + 1e-8)", "1.0", "advantages not scaled", found_by="heads"),
     Mutant(
         PPO,
         "view(-1, self.batch_size), rollout",
@@ -994,10 +1054,10 @@ MUTANTS = [
     Mutant(PPO, ".clamp(-clip_range_vf, clip_range_vf)", "", "targets of values not clipped", found_by="phases"),
     Mutant(
         PPO,
-        "super()._steps(rollout) if self._current_clip_range_vf() is None else None",
-        "super()._steps(rollout)",
-        "remembered",
-        found_by="evaluation",
+        "super()._transitions() if self._current_clip_range_vf() is None else None",
+        "super()._transitions()",
+        "values that are clipped drawn by older returns",
+        found_by="values",
     ),
     Mutant(
         PPO, "self.clip_range(self._current_progress_remaining)", "self.clip_range(1.0)", "clip range without its schedule"
@@ -1010,23 +1070,23 @@ MUTANTS = [
         found_by="phases",
     ),
     # === Heads ===
-    Mutant(HEADS, "if norm > max_grad_norm:", "if False:", "never clipped"),
-    Mutant(HEADS, "own.mul_(max_grad_norm / norm)", "own.mul_(max_grad_norm)", "clipped to another norm"),
+    Mutant(TRAINING, "if norm > max_grad_norm:", "if False:", "never clipped"),
+    Mutant(TRAINING, "own.mul_(max_grad_norm / norm)", "own.mul_(max_grad_norm)", "clipped to another norm"),
     Mutant(
-        HEADS,
-        "            parameter.grad = None\n        entropy_slope",
-        "            pass\n        entropy_slope",
+        GRADIENTS,
+        "        parameter.grad = None\n    entropy_slope",
+        "        pass\n    entropy_slope",
         "gradients add up",
         found_by="oracle",
     ),
     Mutant(
-        HEADS,
+        GRADIENTS,
         "th.full_like(outputs.entropy, slopes.entropy)",
         "-th.full_like(outputs.entropy, slopes.entropy)",
         "entropy's sign",
     ),
     Mutant(
-        HEADS,
+        GRADIENTS,
         "(outputs.values, slopes.values)]",
         "(outputs.values, None if slopes.values is None else -slopes.values)]",
         "sign of the value slope",
@@ -1039,92 +1099,166 @@ MUTANTS = [
         "the critic's errors shrink the actor's step",
         found_by="heads",
     ),
-    Mutant(HEADS, "spread if group", "maps if group", "spread at the rate of the maps"),
-    Mutant(HEADS, "        self.memory.fade(len(features))\n", "", "memory does not fade", found_by="evaluation"),
+    Mutant(HEADS, "log_std if group", "maps if group", "spread at the rate of the maps"),
     Mutant(
-        HEADS, "            memory.fade(len(features))\n", "            pass\n", "no end of a trace", found_by="evaluation"
-    ),
-    Mutant(
-        HEADS,
-        "memory.new_rows < memory.FIT_ROWS",
-        "memory.new_rows < 0",
+        ON_POLICY,
+        "elif self.history.new_rows >= FIT_ROWS:",
+        "else:",
         "fitted to every handful of rows",
-        found_by="evaluation",
+        found_by="values",
     ),
     Mutant(
-        HEADS,
-        'held = self._anchor_gram("value_net") + memory.held_gram',
-        "held = memory.held_gram + 0.0",
-        "values not held on the anchors",
+        HISTORY,
+        "        if self.sample is not None:\n            gram, rows",
+        "        if False:\n            gram, rows",
+        "values not held on the sample",
+        found_by="values",
     ),
     Mutant(
-        HEADS,
-        'held = self._anchor_gram("value_net") + memory.held_gram',
-        'held = self._anchor_gram("value_net") + 0.0',
-        "values not held on other rows",
+        HISTORY,
+        "self.sample.gram(1) if gram is None else gram + self.sample.gram(1)",
+        "self.sample.gram(0) if gram is None else gram + self.sample.gram(0)",
+        "values held by the actor's features of the sample",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "self.sample.gram(1) if gram is None else gram + self.sample.gram(1)",
+        "self.sample.gram(1)",
+        "values held on the sample alone",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "rows + len(self.sample)\n",
+        "rows\n",
+        "rows of the sample not counted",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "gram, rows = self.left\n        if self.sample",
+        "gram, rows = None, 0\n        if self.sample",
+        "values not held on rows that have left the window",
+        found_by="values",
     ),
     Mutant(HEADS, "(1 / ROLLOUT_SHARE - 1) * rows", "1e9 * rows", "a rollout counts by its rows alone"),
     Mutant(HEADS, "gram = gram + weight * held", "gram = gram + held", "what is held does not give way"),
     Mutant(HEADS, "ridge = REFIT_RIDGE + 1 / (rows + weight * held_rows)", "ridge = REFIT_RIDGE", "few rows trusted"),
     Mutant(
-        HEADS, "returns[:, None] - head(features)) + memory", "returns[:, None]) + memory", "fitted to returns from nothing"
+        ON_POLICY,
+        "self._value_targets(rollout)[:, None] - self.heads.policy.value_net(rollout.latent_vf)",
+        "self._value_targets(rollout)[:, None]",
+        "fitted to returns from nothing",
     ),
-    Mutant(HEADS, "+ memory.missing(weights)\n", "\n", "memory not drawn on by long rollouts", found_by="evaluation"),
     Mutant(
-        HEADS,
-        "max(memory.new_rows // len(features), 1)",
+        ON_POLICY,
+        "        if not self.history.recent:\n",
+        "        if True:\n",
+        "short rollouts fitted one by one",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        "lambda _: moments, self.history.held())",
+        "lambda _: moments)",
+        "values of a long rollout fitted without the sample",
+    ),
+    Mutant(
+        ON_POLICY,
+        "self.heads.fit_values(features, returns, self.history.held(), iterations)",
+        "self.heads.fit_values(features, returns, (None, 0), iterations)",
+        "values of a window fitted without the sample",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        "max(self.history.new_rows // len(rollout.returns), 1)",
         "1",
-        "one step for all rollouts that have waited",
-        found_by="evaluation",
+        "one regression for all rollouts that have waited",
+        found_by="values",
     ),
-    Mutant(HEADS, "        memory.fitted()\n", "", "never fitted", found_by="evaluation"),
+    Mutant(
+        ON_POLICY,
+        "            self.history.new_rows = 0\n",
+        "",
+        "rows that were fitted count as new",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        "                self.history.forget_returns()\n                raise",
+        "                raise",
+        "a window that cannot be fitted stays",
+        found_by="values",
+    ),
+    Mutant(HEADS, "[own - head(latent) for own", "[own for own", "heads held to nothing"),
     Mutant(
         HEADS,
-        "            memory.hold(own, len(features))",
-        "            pass",
-        "long rollouts not held",
-        found_by="evaluation",
+        "self._add(path, refit_step(side, read, residuals, sample))",
+        "pass",
+        "heads not refitted",
+        found_by="local_learning",
     ),
-    Mutant(HEADS, "            memory.forget()\n", "", "a fit that failed is remembered", found_by="evaluation"),
-    Mutant(HEADS, "[own - head(latent) for own", "[own for own", "heads held to nothing"),
-    Mutant(HEADS, "self._move(path, solve_ridge(gram, moments, REFIT_RIDGE))", "pass", "heads not held"),
+    Mutant(
+        HEADS,
+        "[part[side] for part in parts]",
+        "[part[0] for part in parts]",
+        "the critic's head refitted to the actor's features",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HEADS, "            if side == 0:\n", "            if side == 1:\n", "drift of the values", found_by="local_learning"
+    ),
+    Mutant(
+        HEADS,
+        "(wanted - wanted.mean(dim=0)).norm()",
+        "wanted.norm()",
+        "drift relative to the level of the outputs",
+        found_by="local_learning",
+    ),
     Mutant(HEADS, "head.bias.add_(step[-1])", "pass", "bias not moved"),
     Mutant(
-        HEADS,
-        "(features.T @ features / rows + self._anchor_moments()) / 2",
+        REGRESSION,
+        "(features.T @ features / rows + sample.moments) / 2",
         "features.T @ features / rows",
-        "anchors not whitened",
+        "sample not whitened",
+        found_by="local_learning",
     ),
-    Mutant(HEADS, "if rows >= WHITENING_ROWS:", "if rows >= 1:", "a few rows whitened"),
-    Mutant(HEADS, "return self.policy.log_std.exp() if", "return self.policy.log_std if", "units of the logarithm"),
+    Mutant(REGRESSION, "if rows >= WHITENING_ROWS:", "if rows >= 1:", "a few rows whitened"),
+    Mutant(WHITENING, "return policy.log_std.exp() if", "return policy.log_std if", "units of the logarithm"),
     Mutant(
-        HEADS, "return distribution.stddev.mean(dim=0)", "return distribution.variance.mean(dim=0)", "units of the variance"
+        WHITENING,
+        "return distribution.stddev.mean(dim=0)",
+        "return distribution.variance.mean(dim=0)",
+        "units of the variance",
     ),
     Mutant(
-        HEADS,
+        GUIDANCE,
         "return improved + advantages[:, None] * score\n",
         "return improved - advantages[:, None] * score\n",
         "sign of scores",
     ),
     Mutant(
-        HEADS, "(improved + advantages[:, None] * score * variance)", "(improved + advantages[:, None] * score)", "no natural"
+        GUIDANCE,
+        "(improved + advantages[:, None] * score * variance)",
+        "(improved + advantages[:, None] * score)",
+        "no natural",
     ),
     # === Closed form ===
     Mutant(
-        CLOSED_FORM,
+        GRADIENTS,
         "outputs - weights * outputs.softmax(dim=1)",
         "outputs + weights * outputs.softmax(dim=1)",
         "sign of scores",
     ),
-    Mutant(CLOSED_FORM, "weights * (actions - outputs)) *", "weights * (outputs - actions)) *", "sign of scores of means"),
-    Mutant(CLOSED_FORM, "(actions - outputs)) * th.exp(-policy.log_std)", "(actions - outputs))", "scores not in deviations"),
-    Mutant(CLOSED_FORM, "(log_probs + entropy[:, None])", "(log_probs - entropy[:, None])", "slope of the entropy"),
-    Mutant(CLOSED_FORM, "(-probs * rate)", "(probs * rate)", "sign of the probabilities"),
-    Mutant(
-        CLOSED_FORM, "(noise.square() - 1) + slopes.entropy", "(noise.square() - 1) - slopes.entropy", "sign of the entropy"
-    ),
-    Mutant(CLOSED_FORM, "onto * noise * inverse_std", "onto * noise", "slope of the means"),
-    Mutant(CLOSED_FORM, "            output_slopes.mul_(scale)", "            output_slopes.div_(scale)", "slopes by units"),
+    Mutant(GRADIENTS, "weights * (actions - outputs)) *", "weights * (outputs - actions)) *", "sign of scores of means"),
+    Mutant(GRADIENTS, "(actions - outputs)) * th.exp(-policy.log_std)", "(actions - outputs))", "scores not in deviations"),
+    Mutant(GRADIENTS, "(log_probs + entropy[:, None])", "(log_probs - entropy[:, None])", "slope of the entropy"),
+    Mutant(GRADIENTS, "(-probs * rate)", "(probs * rate)", "sign of the probabilities"),
+    Mutant(GRADIENTS, "(noise.square() - 1) + slopes.entropy", "(noise.square() - 1) - slopes.entropy", "sign of the entropy"),
+    Mutant(GRADIENTS, "onto * noise * inverse_std", "onto * noise", "slope of the means"),
+    Mutant(GRADIENTS, "            output_slopes.mul_(scale)", "            output_slopes.div_(scale)", "slopes by units"),
     # === Blocks ===
     Mutant(BLOCKS, "        if norm > max_grad_norm:", "        if False:", "never clipped"),
     Mutant(BLOCKS, "norm = math.hypot(*norms)", "norm = max(norms)", "the largest norm for that of all"),
@@ -1144,35 +1278,280 @@ MUTANTS = [
         "slope = gram_unit.sub_(target_unit)",
         "strain's gradient",
     ),
-    # === Rows that wait, anchors ===
-    Mutant(PENDING, "min(self.interval, Anchors.fitting(first))", "self.interval", "more bytes than may be kept"),
-    Mutant(PENDING, "(number := self.rows) < enough", "(number := self.rows) <= enough", "one rollout too late"),
+    # === Rollouts that wait, and the sample ===
     Mutant(
-        PENDING,
-        "rows.number >= enough:",
-        "rows.number > enough:",
-        "a whole rollout waits",
+        HISTORY,
+        "max(min(interval, fitting(first)), LEAST_ROWS)",
+        "max(interval, LEAST_ROWS)",
+        "more bytes than may be kept",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HISTORY,
+        "max(min(interval, fitting(first)), LEAST_ROWS)",
+        "min(interval, fitting(first))",
+        "a hidden phase of too few rows",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HISTORY,
+        "if (rows := self.waiting_rows) < enough:",
+        "if (rows := self.waiting_rows) <= enough:",
+        "one rollout too late",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HISTORY,
+        "if not self.waiting and number >= enough:",
+        "if not self.waiting and number > enough:",
+        "observations of a whole rollout copied",
         equivalent="it is handed out all the same",
     ),
-    Mutant(PENDING, "            self._clear()  # from before", "            pass  # from before", "signals of two kinds"),
-    Mutant(PENDING, "        self._clear()\n        return Rows", "        return Rows", "handed out twice"),
-    Mutant(ANCHORS, "max(room // 8, room - self.rows)", "room", "all anchors from the last rows"),
-    Mutant(ANCHORS, "taken = th.randperm(rows)[", "taken = th.arange(rows)[", "the first rows become anchors"),
-    Mutant(ANCHORS, "kept = th.randperm(self.rows)[", "kept = th.arange(self.rows)[", "the first anchors stay forever"),
-    # === Least-squares policy evaluation ===
-    Mutant(EVALUATION, "value=1.0)", "value=0.0)", "no level"),
     Mutant(
-        EVALUATION, "flow[:, :-1], weights, alpha=-1)", "flow[:, :-1], weights, alpha=1)", "sign of the temporal differences"
+        HISTORY,
+        "if not self.waiting and number >= enough:",
+        "if number >= enough:",
+        "a long rollout passes those that wait",
+        found_by="local_learning",
     ),
-    Mutant(EVALUATION, "keep = max(1 - rows / self.ROWS, 0.0)", "keep = 1.0", "nothing fades"),
-    Mutant(EVALUATION, '            self.state["flow"].mul_(keep)\n', "", "returns do not fade"),
-    Mutant(EVALUATION, "self.rows, 1 - keep)", "self.rows, keep)", "what stays is held"),
-    Mutant(EVALUATION, "        change.diagonal().add_(1)\n", "", "carried over by the change alone"),
-    Mutant(EVALUATION, '"gram"] @ change', '"gram"]', "carried over from the left alone"),
-    Mutant(EVALUATION, 'self.state["trace"] = self.trace @ change', "pass", "trace not carried over"),
-    Mutant(EVALUATION, '        self.state.pop("trace", None)\n', "", "an old trace goes on"),
-    Mutant(EVALUATION, "rates = gae_lambda * goes_on", "rates = goes_on", "lambda of one"),
-    Mutant(EVALUATION, "moved = moved + th.linalg", "moved = weights + th.linalg", "one step after all"),
+    Mutant(
+        HISTORY,
+        "            self.waiting, self.waiting_rows = [], 0  # from before",
+        "            pass  # from before",
+        "signals of two kinds",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HISTORY,
+        "        parts, self.waiting, self.waiting_rows = self.waiting, [], 0\n",
+        "        parts = self.waiting\n",
+        "handed out twice",
+        found_by="local_learning",
+    ),
+    Mutant(
+        HISTORY,
+        "        parts, self.waiting, self.waiting_rows = self.waiting, [], 0\n",
+        "        parts, self.waiting = self.waiting, []\n",
+        "rows that were handed out counted",
+        found_by="local_learning",
+    ),
+    Mutant(HISTORY, "max(room // 8, room - size)", "room", "the whole sample from the last rows", found_by="phases"),
+    Mutant(HISTORY, "taken = th.randperm(rows)[", "taken = th.arange(rows)[", "the first rows are sampled", found_by="phases"),
+    Mutant(
+        HISTORY,
+        "kept = th.randperm(size)[",
+        "kept = th.arange(size)[",
+        "the first of the sample stay forever",
+        found_by="phases",
+    ),
+    # === The past: what waits, the window, the sample ===
+    Mutant(
+        HISTORY,
+        "            self._leave(self.recent.pop(0)[0])\n",
+        "            self.recent.pop(0)\n",
+        "rows that leave the window not held",
+    ),
+    Mutant(
+        HISTORY,
+        "if any(rollout is own for own in self.waiting):",
+        "if True:",
+        "rows that are in the sample held by the window, too",
+    ),
+    Mutant(
+        HISTORY,
+        "self.left = own if gram is None else gram + own, rows",
+        "self.left = own, rows",
+        "values held on the last rollout that has left alone",
+    ),
+    Mutant(
+        HISTORY, "gram_matrix(rollout.latents[1])", "gram_matrix(rollout.latents[0])", "values held by the actor's features"
+    ),
+    Mutant(HISTORY, ">= WINDOW_ROWS:", "> WINDOW_ROWS:", "a rollout too many in the window"),
+    Mutant(
+        HISTORY, "self.new_rows += len(rollout)", "self.new_rows = len(rollout)", "rows of the last rollout alone count as new"
+    ),
+    Mutant(
+        HISTORY,
+        "            self.forget_returns()  # of other",
+        "            pass  # of other",
+        "rollouts of other environments in one window",
+        found_by="save_load",
+    ),
+    Mutant(HISTORY, "            self.forget_returns()\n            if not", "            if not", "a gap in the window"),
+    Mutant(
+        HISTORY,
+        "        for rollout, _ in self.recent:\n            self._leave(rollout)\n",
+        "",
+        "rows of a window that is dropped not held",
+    ),
+    Mutant(
+        HISTORY, "self.recent, self.new_rows = [], 0\n", "self.recent = []\n", "rows of a window that is dropped count as new"
+    ),
+    Mutant(
+        HISTORY,
+        "[0, *(len(own.rewards) for own in steps)]",
+        "[0 for own in (0, *steps)]",
+        "truncations at steps of the first rollout",
+    ),
+    Mutant(HISTORY, "            following[step, env] = gamma * end\n", "            pass\n", "truncated episodes terminate"),
+    Mutant(
+        HISTORY,
+        "following[step, env] = gamma * end",
+        "following[step, env] = end",
+        "what truncated episodes go on with not discounted",
+    ),
+    Mutant(
+        HISTORY,
+        "ends = th.nn.functional.pad(ends, (0, 1), value=1.0)",
+        "ends = th.nn.functional.pad(ends, (0, 1))",
+        "no level at the ends",
+    ),
+    Mutant(HISTORY, "pad(features[1:], (0, 1), value=1.0)", "pad(features[1:], (0, 1))", "no level of what follows"),
+    Mutant(
+        HISTORY, "ends[None, :environments]", "ends[None, -environments:]", "the last step followed by the last truncations"
+    ),
+    Mutant(
+        HISTORY,
+        "unflatten(0, (environments, -1)).transpose(0, 1)",
+        "unflatten(0, (-1, environments))",
+        "features step by step, all else by environments",
+    ),
+    Mutant(HISTORY, "(own.starts[1:], own.next_starts[None])", "(own.starts,)", "episodes end a step late"),
+    Mutant(HISTORY, "discounts = (gamma * (1 - starts))", "discounts = (gamma * np.ones_like(starts))", "episodes do not end"),
+    Mutant(
+        HISTORY, "        following *= th.from_numpy(discounts).to(features)[..., None]\n", "", "what follows not discounted"
+    ),
+    Mutant(
+        HISTORY,
+        "[self.recent[-1][1].following, *(",
+        "[self.recent[0][1].following, *(",
+        "what follows the first rollout for what follows the last",
+    ),
+    Mutant(
+        HISTORY,
+        "truncations=steps.truncations + ends, next",
+        "truncations=steps.truncations, next",
+        "a reset terminates episodes",
+    ),
+    Mutant(HISTORY, "truncations=steps.truncations + ends, next", "truncations=ends, next", "a reset forgets truncations"),
+    Mutant(HISTORY, "+ ends, next_starts=np.ones_like(steps.next_starts))", "+ ends)", "returns go on over a reset"),
+    Mutant(
+        HISTORY,
+        "np.flatnonzero(steps.next_starts == 0)",
+        "np.arange(len(steps.next_starts))",
+        "episodes that have terminated go on at a reset",
+    ),
+    Mutant(
+        HISTORY,
+        "Truncation(last, int(env), _row(rows, int(env)))",
+        "Truncation(0, int(env), _row(rows, int(env)))",
+        "a reset bootstraps the first step",
+    ),
+    Mutant(HISTORY, "_row(rows, int(env))) for", "_row(rows, 0)) for", "a reset bootstraps from the first environment"),
+    Mutant(
+        HISTORY,
+        "BYTES // sum(part.nbytes",
+        "BYTES // max(part.nbytes",
+        "bytes of one key for all that is kept",
+        found_by="local_learning",
+    ),
+    Mutant(
+        ON_POLICY,
+        "if self._last_obs is not self._end[0]:",
+        "if False:",
+        "environments that are reset go on in the window",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        "if self._last_obs is not self._end[0]:",
+        "if True:",
+        "no return reaches into the next rollout",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        "elif self.history.new_rows >= FIT_ROWS:",
+        "elif self.history.new_rows > FIT_ROWS:",
+        "fitted a rollout late",
+        found_by="values",
+    ),
+    Mutant(
+        ON_POLICY,
+        " <= 0 or not self.heads.fits_values:",
+        " <= 0:",
+        "values fitted that are to follow the gradient",
+        found_by="own_heads",
+    ),
+    Mutant(
+        READER,
+        "rewards, truncations = buffer.rewards.copy(), ",
+        "rewards, truncations = buffer.rewards, ",
+        "rewards of the rollout written to",
+    ),
+    # === Gram matrices ===
+    Mutant(
+        REGRESSION,
+        "gram[-1, :-1] = gram[:-1, -1] = features.sum(dim=0)",
+        "gram[-1, :-1] = gram[:-1, -1] = features.mean(dim=0)",
+        "means for sums",
+    ),
+    Mutant(REGRESSION, "gram_matrix(self.latents[side])", "gram_matrix(self.latents[0])", "one Gram matrix for both heads"),
+    Mutant(
+        REGRESSION,
+        "return gram[:-1, :-1] / gram[-1, -1]",
+        "return gram[:-1, :-1]",
+        "sums for second moments of the sample",
+        found_by="local_learning",
+    ),
+    Mutant(
+        REGRESSION,
+        "targets.sum(dim=0, keepdim=True)])",
+        "0 * targets.sum(dim=0, keepdim=True)])",
+        "no level is fitted",
+        found_by="local_learning",
+    ),
+    # === Moments of returns ===
+    Mutant(
+        REGRESSION,
+        "th.nn.functional.pad(features, (0, 1), value=1.0) - following",
+        "th.nn.functional.pad(features, (0, 1), value=0.0) - following",
+        "no level of the values",
+    ),
+    Mutant(REGRESSION, "self.matrix, weights, alpha=-1)", "self.matrix, weights)", "sign of the temporal differences"),
+    Mutant(
+        REGRESSION,
+        "rates = np.float32(gae_lambda) * discounts[..., None]",
+        "rates = discounts[..., None]",
+        "lambda of one",
+    ),
+    Mutant(
+        REGRESSION,
+        "rates = np.float32(gae_lambda) * discounts[..., None]",
+        "rates = np.float32(gae_lambda) * (discounts[..., None] > 0)",
+        "traces not discounted",
+    ),
+    Mutant(
+        REGRESSION,
+        "rates = np.float32(gae_lambda) * discounts[..., None]",
+        "rates = np.full_like(discounts[..., None], gae_lambda * discounts.max())",
+        "traces not cut where episodes end",
+    ),
+    Mutant(REGRESSION, "rates[step - 1] * traces[step - 1]", "rates[step] * traces[step - 1]", "traces cut a step early"),
+    Mutant(
+        HEADS,
+        "after = after + solve_factored(factors, moments(after))",
+        "after = before + solve_factored(factors, moments(after))",
+        "one regression after all",
+        found_by="values",
+    ),
+    Mutant(
+        HEADS,
+        "after = after + solve_factored(factors, moments(after))",
+        "after = after + solve_factored(factors, moments(before))",
+        "regressions from the values of before",
+        found_by="values",
+    ),
     # === Whitened coordinates ===
     Mutant(WHITENING, "(WHITENING_RIDGE + 1 / rows)", "WHITENING_RIDGE", "few rows trusted"),
     Mutant(WHITENING, "        moments.diagonal().add_(ridge)\n", "", "no ridge"),
@@ -1186,15 +1565,19 @@ MUTANTS = [
     Mutant(WHITENING, "            weight.mul_(self.scale[:, None])\n", "", "units forgotten"),
     # === Features of a rollout ===
     Mutant(
-        LATENTS,
+        RECORDER,
         "th.stack(parts, dim=1)",
         "th.stack(parts, dim=0)",
         "features step by step, all else by environments",
         found_by="targets",
     ),
-    Mutant(LATENTS, "if fits and unchanged and all(", "if fits and all(", "features of other weights", found_by="phases"),
-    Mutant(LATENTS, "len(self._steps) - 2, features", "len(self._steps) - 1, features", "cuts a step late"),
-    Mutant(LATENTS, "elif self.last is None:", "else:", "whatever a callback asks"),
+    Mutant(RECORDER, "if fits and unchanged and all(", "if fits and all(", "features of other weights", found_by="phases"),
+    Mutant(
+        RECORDER,
+        "        step = len(self._steps) - 1\n",
+        "        step = len(self._steps)\n",
+        "truncations a step late",
+    ),
     # === What the policy says, and what is kept of it ===
     Mutant(
         AGREEMENT,
@@ -1232,49 +1615,49 @@ MUTANTS = [
         "values of heads that cannot be asked trusted",
     ),
     Mutant(
-        ON_POLICY,
-        "if self._rows_to_check >= 0 and not own_methods:",
+        READER,
+        "if self._rows_to_check >= 0 and not overridden(policy):",
         "if self._rows_to_check >= 0:",
         "methods of one's own seldom looked at",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "        self._rows_to_check = ROWS_BETWEEN_CHECKS\n",
         "",
         "looked at in every rollout",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "        self._rows_to_check -= rows\n",
         "        self._rows_to_check -= 0\n",
         "never looked at",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "        if recorded and not all(map(alike,",
         "        if False and not all(map(alike,",
         "recorded features not checked",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
-        "latent_vf=latents[1]), False\n",
-        "latent_vf=latents[1]), recorded\n",
-        "computed features taken for those that acted",
+        READER,
+        "            rollout = rollout._replace(latent_pi=latents[0], latent_vf=latents[1])\n",
+        "            pass\n",
+        "features that acted kept for those that are learned by",
         found_by="own_policies",
     ),
     Mutant(
         ON_POLICY,
-        "if values_learn and recorded else None",
-        "if values_learn else None",
-        "steps by features that did not act",
+        "steps = self._transitions() if unchanged else None",
+        "steps = self._transitions()",
+        "a window of values of other weights",
         found_by="phases",
     ),
     Mutant(
-        ON_POLICY,
+        READER,
         "            recorded, samples = False,",
         "            recorded, samples = True,",
         "steps of a buffer of one's own",
@@ -1282,92 +1665,118 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "        if self.heads.through_policy:\n            parts",
-        "        if False:\n            parts",
+        "observations if self.heads.through_policy else None",
+        "None",
         "guidance of the heads alone",
         found_by="own_policies",
     ),
+    Mutant(READER, "            self.heads.follow(None)\n", "", "heads asked in the way of before", found_by="own_policies"),
     Mutant(
-        ON_POLICY, "            self.heads.follow(None)\n", "", "heads asked in the way of before", found_by="own_policies"
-    ),
-    Mutant(
-        ON_POLICY,
-        "if not are_lambda_returns(buffer, values.numpy(force=True), np.asarray(ends)):",
+        READER,
+        "if not follow_from_rewards(buffer, values, starts):",
         "if False:",
         "returns that were written to taken apart",
         found_by="own_policies",
     ),
     Mutant(
         ON_POLICY,
-        "unchanged = self.network.fingerprint.shows(before, now)\n",
+        "unchanged = self.network.fingerprint.shows(kept, now)\n",
         "unchanged = True\n",
         "weights never found changed",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
-        "            self.pending.recompute(lambda rows: self._latents([rows]))\n",
-        "",
+        HISTORY,
+        "for rollout in (*self.waiting, *(own for own, _ in self.recent)):",
+        "for rollout in (own for own, _ in self.recent):",
         "old features of rows that wait",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
-        "            self.heads.memory.forget()\n",
-        "",
-        "sums over features of other weights",
+        HISTORY,
+        "for rollout in (*self.waiting, *(own for own, _ in self.recent)):",
+        "for rollout in self.waiting:",
+        "old features of the window",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
-        'self._fingerprint = group["hidden"] = now',
-        "self._fingerprint = now",
-        "a fingerprint that no file has",
-        found_by="evaluation",
+        HISTORY,
+        "                part.latents = actor, critic\n",
+        "                pass\n",
+        "old features of the rows of a phase",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "                part.latents = actor, critic\n",
+        "                part.latents = critic, actor\n",
+        "features of the rows of a phase swapped",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "        self.left = None, 0\n        self.fingerprint = fingerprint\n",
+        "        self.fingerprint = fingerprint\n",
+        "rows that have left held by features of before",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "SampleFeatures(own), (None, 0)\n",
+        "SampleFeatures(own), self.left\n",
+        "rows that are in the sample held twice",
+        found_by="values",
+    ),
+    Mutant(
+        HISTORY,
+        "        self.fingerprint = fingerprint\n",
+        "",
+        "fingerprint not renewed",
+        found_by="values",
     ),
     Mutant(
         ON_POLICY,
-        '        self._fingerprint = self.policy.optimizer.param_groups[0]["hidden"] = self.network.fingerprint()\n',
-        "",
+        "self.history.refresh(self._features, self.network.fingerprint(), rows.parts, latents)",
+        "self.history.refresh(self._features, self.history.fingerprint, rows.parts, latents)",
         "fingerprint of before the hidden phase",
-        found_by="evaluation",
+        found_by="values",
     ),
     Mutant(
         ON_POLICY,
-        "                self._recorder.compute(self._last_obs,",
-        "                (lambda *_: None)(self._last_obs,",
-        "ends of a compiled policy not computed",
-        found_by="own_policies",
+        '"network", "heads", "reader", "_end"]',
+        '"network", "heads", "reader", "_end", "history"]',
+        "the past not saved",
+        found_by="save_load",
     ),
     Mutant(
         ON_POLICY,
-        "self._recorder.recording(hooks=not self._is_compiled())",
-        "self._recorder.recording()",
+        "self.reader.recorder.recording(hooks=not compiled)",
+        "self.reader.recorder.recording()",
         "compiled anew for the hooks",
         found_by="own_policies",
     ),
     Mutant(
-        ON_POLICY,
-        "                regroup(optimizer, like=policy.optimizer)\n",
-        "                pass\n",
+        OPTIMIZERS,
+        "            regroup(owner.optimizer, like=policy.optimizer)\n",
+        "            pass\n",
         "groups of the optimizer lost",
         found_by="own_policies",
     ),
     Mutant(
-        EVALUATION,
+        REGRESSION,
         "(1 - np.concatenate([buffer.episode_starts[1:], starts[None]]).astype(np.float32))",
         "(1 - np.concatenate([buffer.episode_starts[1:], 0 * starts[None]]).astype(np.float32))",
         "episodes that end with the rollout go on",
     ),
     Mutant(
-        EVALUATION,
+        REGRESSION,
         "if not np.array_equal(buffer.returns, buffer.advantages + buffer.values):",
         "if False:",
         "returns that were written to not seen",
         found_by="own_policies",
     ),
     Mutant(
-        EVALUATION,
+        REGRESSION,
         "return bool(np.abs(buffer.advantages - advantages).max() <= 1e-4 * scale)",
         "return True",
         "nor advantages that were written to",
@@ -1398,77 +1807,81 @@ MUTANTS = [
         found_by="own_policies",
     ),
     Mutant(
-        HEADS, " and not gradient_hooks(spread)\n", "\n", "gradient hooks of the spread not called", found_by="own_policies"
+        HEADS, " and not gradient_hooks(log_stds)\n", "\n", "gradient hooks of the spread not called", found_by="own_policies"
     ),
     Mutant(
         HEADS, " and not gradient_hooks(own.values())\n", "\n", "gradient hooks of heads not called", found_by="own_policies"
     ),
     Mutant(
-        HEADS,
+        TRAINING,
         "            parameter.requires_grad_(False)\n",
         "            pass\n",
         "graphs that begin below the heads",
         found_by="own_policies",
     ),
     Mutant(
-        HEADS,
+        TRAINING,
         "                parameter.requires_grad_(True)\n",
         "                pass\n",
         "hidden layers frozen for good",
         found_by="own_policies",
     ),
     Mutant(
-        HEADS,
+        TRAINING,
         "            part.train(False)\n",
         "            pass\n",
         "dropout while heads learn through the policy",
         found_by="own_policies",
     ),
     Mutant(
-        HEADS,
+        TRAINING,
         "                part.train(True)\n",
         "                pass\n",
         "hidden layers left at rest",
         found_by="own_policies",
     ),
     Mutant(
-        HEADS,
-        "            self._whitening.pull_gradients()\n",
-        "            pass\n",
+        TRAINING,
+        "        self._whitening.pull_gradients()\n",
+        "",
         "gradients for features in a step in coordinates",
         found_by="phases",
     ),
     Mutant(
-        HEADS,
-        "            self._whitening.enter()\n            try:\n",
-        "            try:\n",
+        TRAINING,
+        "        self._whitening.enter()\n        try:\n",
+        "        try:\n",
         "weights for features in a step in coordinates",
         found_by="phases",
     ),
     Mutant(
-        HEADS,
-        "                self._whitening.leave()\n",
-        "                pass\n",
+        TRAINING,
+        "            self._whitening.leave()\n",
+        "            pass\n",
         "weights left in coordinates after a step",
         found_by="phases",
     ),
     Mutant(
-        HEADS,
-        "whitening = self._whitening if self.closed_form else None",
-        "whitening = self._whitening",
+        TRAINING,
+        "        if self.heads.closed_form:\n            self._flat =",
+        "        if not self.heads.closed_form and self._whitening is not None:\n"
+        "            self._whitening.enter()\n"
+        "            self._exit.callback(self._whitening.leave)\n"
+        "            self.rollout = self.rollout._replace(latent_pi=self._whitening.coordinates(self.rollout.latent_pi))\n"
+        "        if self.heads.closed_form:\n            self._flat =",
         "coordinates around the whole training of any head",
         found_by="phases",
     ),
     Mutant(
         ON_POLICY,
-        "            set_apart(self.heads.optimizer, self.heads.spread)",
+        "            set_apart(self.heads.optimizer, self.heads.log_std)",
         "            pass",
         "no rate of its own for the spread",
         found_by="heads",
     ),
     Mutant(WHITENING, "            bias.mul_(self.scale)\n", "", "units of the bias forgotten"),
     Mutant(
-        LATENTS,
+        RECORDER,
         "same[distances.index(min(distances))]",
         "same[-1]",
         "the last call that is nearly the same",
@@ -1482,42 +1895,35 @@ MUTANTS = [
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        RECORDER,
         "same[distances.index(min(distances))]",
         "same[0]",
         "the first call that is nearly the same",
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        RECORDER,
         "if fits and unchanged and all(len(step) == 1 for step in steps):",
         "if fits and unchanged and all(steps):",
         "the first call of a step, whoever made it",
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        RECORDER,
         "return (computed, False) if found is None else (found, True)",
         "return computed, False",
         "nothing found again",
         found_by="own_policies",
     ),
     Mutant(
-        LATENTS,
+        RECORDER,
         "        self._inside, self._call = False, ([], [])\n        if len",
         "        self._call = ([], [])\n        if len",
         "never outside the policy",
     ),
-    Mutant(LATENTS, ", always_call=True)", ")", "inside for good after a call that fails", found_by="own_policies"),
+    Mutant(RECORDER, ", always_call=True)", ")", "inside for good after a call that fails", found_by="own_policies"),
     Mutant(
-        LATENTS,
-        "(env, len(self._steps) - 1, end)",
-        "(env, len(self._steps) - 2, end)",
-        "ends that are computed a step early",
-        found_by="own_policies",
-    ),
-    Mutant(
-        LATENTS,
+        RECORDER,
         "        if not hooks:\n            yield\n            return\n",
         "",
         "a compiled policy hooked",
@@ -1542,11 +1948,11 @@ MUTANTS = [
     ),
     Mutant(OPTIMIZERS, " and parameter.is_floating_point() for", " for", "fused for complex numbers"),
     Mutant(OPTIMIZERS, '("lr", *IMPLEMENTATION) if name in first}', '("lr",) if name in first}', "never fused"),
-    Mutant(FINITE, "nan_is_fine=finite)", "nan_is_fine=True)", "NaN is always fine"),
-    Mutant(FINITE, "nan_is_fine=finite)", "nan_is_fine=False)", "NaN is never fine"),
-    Mutant(FINITE, "~np.isinf(values) if nan_is_fine", "np.ones(values.shape, bool) if nan_is_fine", "so is infinity"),
+    Mutant(CHECKS, "nan_is_fine=finite)", "nan_is_fine=True)", "NaN is always fine"),
+    Mutant(CHECKS, "nan_is_fine=finite)", "nan_is_fine=False)", "NaN is never fine"),
+    Mutant(CHECKS, "~np.isinf(values) if nan_is_fine", "np.ones(values.shape, bool) if nan_is_fine", "so is infinity"),
     Mutant(
-        FINITE,
+        CHECKS,
         "(buffer.returns, buffer.values, buffer.log_probs)",
         "(buffer.returns, buffer.values)",
         "log-probabilities not looked at",
