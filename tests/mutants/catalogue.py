@@ -80,6 +80,7 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "local/optimizers.py": ("own_policies", "save_load"),
     "local/partition.py": ("network", "images"),
     "local/parts.py": ("network",),
+    "local/records.py": ("local_learning", "hidden_phase"),
     "local/phase.py": ("hidden_phase", "targets", "phases"),
     "local/root.py": ("network",),
     "local/splitting.py": ("network",),
@@ -108,6 +109,7 @@ OPTIMIZERS = "local/optimizers.py"
 PARTITION = "local/partition.py"
 PARTS = "local/parts.py"
 PHASE = "local/phase.py"
+RECORDS = "local/records.py"
 PPO = "ppo.py"
 READER = "rollouts/reader.py"
 RECORDER = "rollouts/recorder.py"
@@ -137,19 +139,25 @@ REFRESH = "        self.history.refresh(self._features, self.network.fingerprint
 REFIT = "        drift = self.heads.refit(outputs, latents, self.history.sample)\n"
 TRAIN_THEN_RUN = """\
                 if block.optimizer is not None:
-                    self._train_block(index, feed, rows, signals.get(block.role))
+                    assert block.module is not None
+                    own = [module for module in block.module.modules() if module in learning]
+                    self._train_block(index, feed, rows, signals.get(block.role), own)
                 feed.advance(index)
 """
 RUN_THEN_TRAIN = """\
                 feed.advance(index)
                 if block.optimizer is not None:
-                    self._train_block(index, feed, rows, signals.get(block.role))
+                    assert block.module is not None
+                    own = [module for module in block.module.modules() if module in learning]
+                    self._train_block(index, feed, rows, signals.get(block.role), own)
 """
 LEARN = """\
         try:
             for index, block in enumerate(self.network.steps):
                 if block.optimizer is not None:
-                    self._train_block(index, feed, rows, signals.get(block.role))
+                    assert block.module is not None
+                    own = [module for module in block.module.modules() if module in learning]
+                    self._train_block(index, feed, rows, signals.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -532,14 +540,14 @@ MUTANTS = [
     Mutant(PHASE, "*local_loss(rows), self.max_grad_norm", "*local_loss(rows), 1e9", "steps not clipped", found_by="phases"),
     Mutant(
         PHASE,
-        "self.network.policy.set_training_mode(True)\n            for",
-        "pass\n            for",
+        "        _set_training(modules, True)\n",
+        "",
         "learning at rest",
     ),
     Mutant(
         PHASE,
-        "self.network.policy.set_training_mode(False)\n        if steps",
-        "pass\n        if steps",
+        "            _set_training(modules, False)\n",
+        "            pass\n",
         "outputs in training mode after the steps",
     ),
     Mutant(
@@ -554,10 +562,34 @@ MUTANTS = [
         "        return latents",
         "training mode not restored",
     ),
-    Mutant(PHASE, "[parameter.clone() for parameter in block.parameters]", "list(block.parameters)", "no movement recorded"),
-    Mutant(PHASE, "th.stack([(new - old).norm()", "th.stack([new.norm()", "norm recorded for the movement"),
     Mutant(
-        PHASE, "(change / th.stack([old.norm() for old in before]).norm()", "(change / before[0].norm()", "another unit of it"
+        PHASE,
+        "                self._complete = False\n",
+        "",
+        "what others are computed from dropped",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "self._last.get(name, -1) > index",
+        "self._last.get(name, -1) >= index",
+        "inputs kept too long",
+        found_by="images",
+    ),
+    Mutant(
+        PHASE,
+        "{module for module in self.network.policy.modules() if module.training}",
+        "set(self.network.policy.modules())",
+        "modules that stay in evaluation mode trained",
+        found_by="run",
+    ),
+    Mutant(PHASE, "[parameter.clone() for parameter in block.parameters]", "list(block.parameters)", "no movement recorded"),
+    Mutant(RECORDS, "th.stack([(new - old).norm()", "th.stack([new.norm()", "norm recorded for the movement"),
+    Mutant(
+        RECORDS,
+        "(change / th.stack([old.norm() for old in before]).norm()",
+        "(change / before[0].norm()",
+        "another unit of it",
     ),
     Mutant(PHASE, "sum(losses) / len(steps)", "losses[-1]", "the last loss recorded"),
     Mutant(PHASE, "sum(norms) / len(steps)", "min(norms)", "the least norm recorded"),
@@ -653,8 +685,8 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "if rows * network.row_bytes <= budget:",
-        "if True:",
+        "self._complete = rows * network.row_bytes <= budget",
+        "self._complete = True",
         "observations held whatever they take",
         found_by="images",
     ),
@@ -692,14 +724,14 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "            self.network.policy.set_training_mode(False)\n            for name",
-        "            for name",
+        "            _set_training(self._learning, False)\n",
+        "",
         "layers that run anew are learning",
         found_by="images",
     ),
     Mutant(
         PHASE,
-        "            self.network.policy.set_training_mode(training)\n",
+        "            _set_training(self._learning, True)\n",
         "",
         "steps at rest after layers that run anew",
         found_by="images",
@@ -842,14 +874,14 @@ MUTANTS = [
     Mutant(
         ON_POLICY, "self.local_batch_size, self.max_grad_norm\n", "self.local_batch_size, 1e9\n", "steps of blocks not clipped"
     ),
-    Mutant(PHASE, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
-    Mutant(PHASE, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
-    Mutant(PHASE, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
-    Mutant(PHASE, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
-    Mutant(PHASE, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
-    Mutant(PHASE, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
+    Mutant(RECORDS, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
+    Mutant(RECORDS, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
+    Mutant(RECORDS, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
+    Mutant(RECORDS, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
+    Mutant(RECORDS, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
+    Mutant(RECORDS, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
     Mutant(
-        PHASE,
+        RECORDS,
         'f"local/{figure}/{name}"',
         'f"train/local_loss/{figure}/{name}"',
         "keys below others",
