@@ -217,6 +217,32 @@ def test_layers_that_run_for_those_above_are_at_rest() -> None:
     th.testing.assert_close(*statistics)
 
 
+def test_a_dropout_of_two_layers_is_off_in_the_lower_one() -> None:
+    """When that one runs again for a step of the upper one."""
+    seen: list[tuple[bool, int]] = []
+
+    class Watched(nn.Dropout):
+        def forward(self, inputs: th.Tensor) -> th.Tensor:
+            seen.append((self.training, inputs.shape[1]))
+            return super().forward(inputs)
+
+    class Twice(Convolutions):
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(observation_space)
+            self.dropout = Watched(0.5)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            hidden = self.dropout(self.stem(observations).relu())
+            return self.dropout(self.out(hidden.flatten(1)).relu())
+
+    model = cnn_model(ForwardPPO, Twice, local_memory=0, local_epochs=1, local_batch_size=8)
+    model.learn(16)
+    lower = [training for training, channels in seen if channels == 8]
+    upper = [training for training, channels in seen if channels == 16]
+    # Two steps of either, and the lower one runs for those of the upper one, too
+    assert (sum(lower), sum(upper)) == (2, 2)
+
+
 class Normed(Convolutions):
     """What BatchNorm says of a row depends on the others."""
 
