@@ -855,7 +855,7 @@ MUTANTS = [
         "        latents = feed.tops()\n        self.network.policy.set_training_mode(True)",
         "        self.network.policy.set_training_mode(True)\n        latents = feed.tops()",
         "top features computed anew in training mode",
-        equivalent="layers that run anew are set to rest for it",
+        found_by="images",
     ),
     # === Its settings and its logs ===
     Mutant(
