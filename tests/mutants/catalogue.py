@@ -855,7 +855,7 @@ MUTANTS = [
         "        latents = feed.tops()\n        self.network.policy.set_training_mode(True)",
         "        self.network.policy.set_training_mode(True)\n        latents = feed.tops()",
         "top features computed anew in training mode",
-        equivalent="layers that run anew are set to rest for it",
+        found_by="images",
     ),
     # === Its settings and its logs ===
     Mutant(
@@ -1952,8 +1952,16 @@ MUTANTS = [
         "        self._inside, self._call = False, ([], [])\n        if len",
         "        self._call = ([], [])\n        if len",
         "never outside the policy",
+        equivalent="what is kept outside of a call is cleared by the next one",
     ),
-    Mutant(RECORDER, ", always_call=True)", ")", "inside for good after a call that fails", found_by="own_policies"),
+    Mutant(
+        RECORDER,
+        ", always_call=True)",
+        ")",
+        "inside for good after a call that fails",
+        equivalent="what is kept outside of a call is cleared by the next one",
+        found_by="own_policies",
+    ),
     Mutant(
         RECORDER,
         "        if not hooks:\n            yield\n            return\n",
