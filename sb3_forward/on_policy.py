@@ -152,7 +152,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             goes_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         values = callback.locals.get("values") if goes_on else None
         known = values.flatten().numpy(force=True) if isinstance(values, th.Tensor) else None
-        self._end = self._last_obs, np.asarray(self._last_episode_starts), known
+        self._end = self._last_obs if goes_on else None, np.asarray(self._last_episode_starts), known
         return goes_on
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:

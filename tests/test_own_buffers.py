@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_forward import ForwardA2C
-from tests.envs import ALGORITHMS, small_model
+from tests.envs import ALGORITHMS, RandomEnv, small_model
 
 
 class Same(RolloutBuffer):
@@ -69,3 +70,10 @@ def test_a_buffer_that_leaves_rows_out(algorithm: Any) -> None:
     assert model.history.waiting_rows == 0
     assert model.learn(32, reset_num_timesteps=False).history.waiting_rows == 16
     assert th.equal(model.history.waiting[0].observations, model.rollout_buffer.handed_out.observations)
+
+
+@pytest.mark.parametrize("buffer", [Same, Half])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_rows_in_an_order_of_their_own_are_in_no_window(buffer: Any, n_envs: int) -> None:
+    model = ForwardA2C("MlpPolicy", make_vec_env(RandomEnv, n_envs), n_steps=32, rollout_buffer_class=buffer, device="cpu")
+    assert model.learn(320).history.recent == []

@@ -160,12 +160,15 @@ def test_no_return_reaches_over_the_end_of_a_window(gae_lambda: float, end: int)
     th.testing.assert_close(steps.moments(both, gae_lambda), expected)
 
 
-@pytest.mark.parametrize("reset", [True, False])
-def test_a_window_is_closed_where_environments_are_reset(reset: bool) -> None:
-    model = ForwardA2C("MlpPolicy", Counting(), n_steps=16, device="cpu")
-    model.learn(16).learn(16, reset_num_timesteps=reset)
+@pytest.mark.parametrize("between", ["reset", "steps", ""])
+def test_a_window_is_closed_where_environments_go_on_from_elsewhere(between: str) -> None:
+    """They are reset, or a callback stops a rollout that has begun."""
+    model = ForwardA2C("MlpPolicy", Counting(), n_steps=16, device="cpu").learn(16)
+    if between == "steps":
+        model.learn(16, lambda *_: model.num_timesteps < 20, reset_num_timesteps=False)
+    model.learn(16, reset_num_timesteps=between == "reset")
     steps = model.history.recent[0][1]
-    assert (len(steps.truncations), steps.next_starts.tolist()) == (int(reset), [reset])
+    assert (len(steps.truncations), steps.next_starts.tolist()) == (int(between != ""), [between != ""])
 
 
 def test_other_environments_have_a_window_of_their_own() -> None:

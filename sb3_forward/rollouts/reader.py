@@ -86,8 +86,9 @@ class RolloutReader:
         :return: the transitions; None if the rollout is as long as the window, or its returns are of another kind
         """
         short = buffer.buffer_size * buffer.n_envs < WINDOW_ROWS
-        # A user's own buffer may compute other returns
+        # A buffer of the user's own may compute others, and return its rows in another order, or not all of them
         known = type(buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage
+        known = known and _hands_out_as_sb3(buffer)
         if not (short and known and self.heads.fits_values) or values is None:
             return None
         if not follow_from_rewards(buffer, values, starts):

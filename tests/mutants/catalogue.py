@@ -1024,6 +1024,20 @@ MUTANTS = [
     ),
     Mutant(
         READER,
+        "        known = known and _hands_out_as_sb3(buffer)\n",
+        "",
+        "a window of rows in another order",
+        found_by="own_buffers",
+    ),
+    Mutant(
+        ON_POLICY,
+        "self._end = self._last_obs if goes_on else None,",
+        "self._end = self._last_obs,",
+        "a window goes on after a rollout that was stopped",
+        found_by="values",
+    ),
+    Mutant(
+        READER,
         "buffer.n_envs < WINDOW_ROWS",
         "buffer.n_envs <= WINDOW_ROWS",
         "a long rollout in a window",
