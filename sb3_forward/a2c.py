@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
 from sb3_forward.heads.training import CachedRollout, HeadTraining, standardised
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.parameters import warn_if_nothing_moved
 
 SelfForwardA2C = TypeVar("SelfForwardA2C", bound="ForwardA2C")
 
@@ -160,5 +161,5 @@ class ForwardA2C(ForwardOnPolicyAlgorithm, A2C):
         progress_bar: bool = False,
     ) -> SelfForwardA2C:
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self._warn_if_nothing_moved()
+        warn_if_nothing_moved(self)
         return self

@@ -5,7 +5,6 @@ Share the parameters and the phases of an update between the forward-trained on-
 heads are refitted to their previous outputs. Then the heads learn from the policy-gradient loss, on constant features.
 """
 
-import warnings
 from abc import abstractmethod
 from typing import Any
 
@@ -291,18 +290,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
 
         :param training: makes the steps, on its rollout with constant features
         """
-
-    def _warn_if_nothing_moved(self) -> None:
-        """Warn at the end of ``learn`` if hidden layers should learn but have not moved yet."""
-        if self.hidden_training != "local" or self._n_local_phases > 0 or self._n_updates == 0:
-            return
-        if any(block.optimizer is not None for block in self.network.blocks):
-            warnings.warn(
-                f"No hidden layer has moved yet: {self.history.waiting_rows} rows wait for a hidden phase, which comes every "
-                f"{self.local_interval} rows. Train for longer, or give a smaller `local_interval`; if hidden layers are to "
-                "stay as they are, say so with hidden_training='frozen'.",
-                stacklevel=3,
-            )
 
     def _log(self) -> None:
         self.logger.record("train/waiting_rows", self.history.waiting_rows)

@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -181,6 +182,22 @@ def check_own_parameters(model: Any) -> None:
     )
     model.hidden_training = check_choice("hidden_training", model.hidden_training, HIDDEN_TRAINING)
     model.whiten_heads = check_bool("whiten_heads", model.whiten_heads)
+
+
+def warn_if_nothing_moved(model: Any) -> None:
+    """
+    Warn at the end of ``learn`` if hidden layers that are to learn have not begun to.
+
+    :param model: a forward-trained algorithm
+    """
+    if model.hidden_training != "local" or model._n_local_phases > 0 or model._n_updates == 0 or not model.network.blocks:
+        return
+    warnings.warn(
+        f"No hidden layer has moved yet: {model.history.waiting_rows} rows wait for a hidden phase, which comes every "
+        f"{model.local_interval} rows. Train for longer, or give a smaller `local_interval`; if hidden layers are to stay as "
+        "they are, say so with hidden_training='frozen'.",
+        stacklevel=3,
+    )
 
 
 def as_schedule(learning_rate: float | str | Schedule) -> FloatSchedule:

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
 from sb3_forward.heads.training import CachedRollout, HeadTraining, standardised
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
+from sb3_forward.parameters import warn_if_nothing_moved
 from sb3_forward.rollouts.history import Transitions
 
 SelfForwardPPO = TypeVar("SelfForwardPPO", bound="ForwardPPO")
@@ -191,7 +192,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         progress_bar: bool = False,
     ) -> SelfForwardPPO:
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self._warn_if_nothing_moved()
+        warn_if_nothing_moved(self)
         return self
 
 
