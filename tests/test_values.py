@@ -17,7 +17,7 @@ from sb3_forward.heads.regression import ReturnMoments, follow_from_rewards, gra
 from sb3_forward.rollouts import history
 from sb3_forward.rollouts.history import History, Transitions
 from sb3_forward.rollouts.recorder import Truncation
-from tests.envs import ALGORITHMS, RandomEnv, small_model
+from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, small_model
 from tests.updates import weights_of
 
 
@@ -183,6 +183,22 @@ def test_other_environments_have_a_window_of_their_own() -> None:
 def rewards_of(model: Any) -> list[np.ndarray]:
     """In the window."""
     return [steps.rewards for _, steps in model.history.recent]
+
+
+def test_last_observations_come_in_any_order() -> None:
+    """Those of truncated episodes are given as the environment made them, while spaces sort their keys."""
+
+    class Backwards(RandomEnv):
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return dict(reversed(observation.items())), *rest
+
+    def fitted(env: type[RandomEnv]) -> th.Tensor:
+        made = gym.wrappers.TimeLimit(env(OBSERVATIONS["MultiInputPolicy"]), 5)
+        model = ForwardA2C("MultiInputPolicy", made, n_steps=16, seed=1, device="cpu").learn(64)
+        return weights_of(model.policy.value_net)
+
+    assert th.equal(fitted(Backwards), fitted(RandomEnv))
 
 
 # === Fit ===

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -151,6 +152,9 @@ def prepare(policy: ActorCriticPolicy, observations: PyTorchObs) -> PyTorchObs:
     :param observations: (B, ...) as the rollout buffer holds them
     :return: (B, ...) inputs of its network
     """
+    if isinstance(observations, dict) and isinstance(policy.observation_space, spaces.Dict):
+        # Environments may give the parts of an observation in any order
+        observations = {key: observations[key] for key in policy.observation_space.spaces}
     if not keeps_extraction(policy):
         return observations
     return preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)

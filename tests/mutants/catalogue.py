@@ -491,6 +491,13 @@ MUTANTS = [
     Mutant(LOSS, ".mean(dim=0).sqrt()", ".mean(dim=0)", "variance for the deviation"),
     Mutant(LOSS, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
     Mutant(LOSS, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
+    Mutant(
+        ROOT,
+        "observations = {key: observations[key] for key in policy.observation_space.spaces}",
+        "pass",
+        "parts of an observation in the order of the environment",
+        found_by="values",
+    ),
     # === The hidden phase ===
     Mutant(PHASE, LEARN + TOPS, TOPS + LEARN, "top features of before"),
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
