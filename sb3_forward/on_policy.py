@@ -113,10 +113,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             set_apart(self.heads.optimizer, self.heads.log_std)  # it has a learning rate of its own
         self.reader = RolloutReader(self.network, self.heads, self.verbose)
 
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        own = (block.optimizer for block in self.network.blocks)
-        return [self.heads.optimizer, *(optimizer for optimizer in own if optimizer is not None)]
-
     def _learning_rate(self) -> float:
         # The last rollout of a run goes past its end, where the Zoo's linear schedules are negative
         return max(self.lr_schedule(self._current_progress_remaining), 0.0)

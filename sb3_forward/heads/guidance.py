@@ -17,6 +17,7 @@ from torch.distributions import Normal
 
 from sb3_forward.heads import gradients
 from sb3_forward.heads.training import CachedRollout, Observations
+from sb3_forward.local.finite import all_finite
 
 # Log-probabilities (N,) of actions, and their distribution
 LogProb = tuple[th.Tensor, Distribution]
@@ -43,7 +44,7 @@ def guidance(
         columns = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
         actor = th.cat([improved_outputs(policy, *own) for own in columns])
     critic = rollout.returns[:, None]
-    if not (actor + critic).isfinite().all():
+    if not all_finite(actor + critic):
         raise ValueError(
             "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
             "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."

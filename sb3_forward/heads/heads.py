@@ -15,9 +15,9 @@ from sb3_forward.heads import gradients
 from sb3_forward.heads.agreement import MAPS, Agreement
 from sb3_forward.heads.regression import REFIT_RIDGE, SampleFeatures, factor_ridge, gram_matrix, refit_step, solve_factored
 from sb3_forward.local.blocks import gradient_hooks, hooked
-from sb3_forward.local.finite import parameter_problem
+from sb3_forward.local.finite import all_finite, parameter_problem
 from sb3_forward.local.optimizers import Maker, build_optimizer
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, join
 
 # In the fit of the values, rows with returns have at least this share of the weight (our choice)
 ROLLOUT_SHARE = 1 / 8
@@ -116,7 +116,7 @@ class Heads:
         # Parts are joined for one head after the other, since a copy of all features would take most of an update's memory
         read = list(zip(*parts, strict=True))
         sides = ((path, read[_side(path)]) for path in self.refitted)
-        return [self.policy.get_submodule(path)(own[0] if len(own) == 1 else th.cat(own)) for path, own in sides]
+        return [self.policy.get_submodule(path)(join(own)) for path, own in sides]
 
     @th.no_grad()
     def refit(self, outputs: list[th.Tensor], features: Latents, sample: SampleFeatures | None) -> float | None:
@@ -175,7 +175,7 @@ class Heads:
 
     def _add(self, path: str, step: th.Tensor) -> None:
         """Add the solution of a ridge regression to a head."""
-        if not step.isfinite().all():
+        if not all_finite(step):
             reason = parameter_problem(self.policy) or (
                 "Check rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize), or lower "
                 "`local_learning_rate`"

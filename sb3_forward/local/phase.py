@@ -96,7 +96,7 @@ class Feed:
             if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
                 self._complete = False
                 return  # the parts that read it compute it again
-        self._held.update(self._by_name(part.outputs, given[0] if len(given) == 1 else join(given)))
+        self._held.update(self._by_name(part.outputs, join(given)))
         if self._complete:
             needed = {name for name in self._held if self._last.get(name, -1) > index}
         else:

@@ -22,13 +22,13 @@ def count(data: Any) -> int:
     return len(data[0]) if isinstance(data, tuple | list) else len(data)
 
 
-def pick(data: Any, rows: th.Tensor | np.ndarray | slice | tuple[np.ndarray, ...]) -> Any:
+def pick(data: Any, rows: th.Tensor | np.ndarray | slice | int | tuple[np.ndarray, ...]) -> Any:
     """
     Select rows.
 
     :param data: (N, ...)
-    :param rows: (B,) indices of the same kind, or a range
-    :return: (B, ...) these rows
+    :param rows: (B,) indices of the same kind, a range, or one index
+    :return: (B, ...) these rows; (...) for one index
     """
     if isinstance(data, dict):
         return {key: value[rows] for key, value in data.items()}

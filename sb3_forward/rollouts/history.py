@@ -170,7 +170,7 @@ class History:
             rollout, steps = self.recent[-1]
             last, rows = len(steps.rewards) - 1, steps.following
             going_on = np.flatnonzero(steps.next_starts == 0)
-            ends = [Truncation(last, int(env), _row(rows, int(env))) for env in going_on]
+            ends = [Truncation(last, int(env), pick(rows, int(env))) for env in going_on]
             closed = steps._replace(truncations=steps.truncations + ends, next_starts=np.ones_like(steps.next_starts))
             self.recent[-1] = rollout, closed
 
@@ -268,10 +268,6 @@ class History:
         for rollout, _ in self.recent:
             self._leave(rollout)
         self.recent, self.new_rows = [], 0
-
-
-def _row(observations: Any, env: int) -> Any:
-    return {key: part[env] for key, part in observations.items()} if isinstance(observations, dict) else observations[env]
 
 
 def fitting(row: PyTorchObs) -> int:

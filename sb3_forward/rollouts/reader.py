@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTorchObs, RolloutBufferSamples
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_forward.heads.agreement import Agreement, agreement, overridden
@@ -59,16 +59,18 @@ class RolloutReader:
         """
         observations: Observations = partial(_observations, buffer, self.network.policy.device)
         if _hands_out_as_sb3(buffer):
-            compute = partial(self._latents_of, buffer, observations)
+            compute = partial(self._latents_of, observations, buffer.buffer_size * buffer.n_envs)
             latents, recorded = self.recorder.take(buffer.buffer_size, buffer.n_envs, unchanged, compute)
-            columns = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
+            held = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
             actions = _column(buffer, buffer.actions)
-            rollout = self._rollout(buffer, latents, actions, [_column(buffer, values) for values in columns])
+            rollout = self._rollout(buffer, latents, actions, [_column(buffer, values) for values in held])
         else:
             # A user's own buffer may hand out other rows, or in another order: these are the rows to learn from
             recorded, samples = False, next(iter(buffer.get(None)))
             observations = partial(pick, samples.observations)
-            rollout = self._sampled(buffer, samples)
+            latents = self._latents_of(observations, len(samples.returns))
+            columns = (samples.old_values, samples.old_log_prob, samples.advantages, samples.returns)
+            rollout = self._rollout(buffer, latents, samples.actions, columns)
         return self._checked(rollout, observations, recorded), observations
 
     @th.no_grad()
@@ -110,15 +112,8 @@ class RolloutReader:
         """
         return self.network.features(self.network.policy.obs_to_tensor(end)[0] for end in ends)[1]
 
-    def _latents_of(self, buffer: RolloutBuffer, observations: Observations) -> Latents:
-        rows = th.arange(buffer.buffer_size * buffer.n_envs)
-        return self.network.features(map(observations, rows.split(self.network.pass_rows)))
-
-    def _sampled(self, buffer: RolloutBuffer, samples: RolloutBufferSamples | DictRolloutBufferSamples) -> CachedRollout:
-        parts = th.arange(len(samples.returns)).split(self.network.pass_rows)
-        latents = self.network.features(pick(samples.observations, part) for part in parts)
-        columns = (samples.old_values, samples.old_log_prob, samples.advantages, samples.returns)
-        return self._rollout(buffer, latents, samples.actions, columns)
+    def _latents_of(self, observations: Observations, rows: int) -> Latents:
+        return self.network.features(map(observations, th.arange(rows).split(self.network.pass_rows)))
 
     def _rollout(
         self, buffer: RolloutBuffer, latents: Latents, actions: th.Tensor, columns: Iterable[th.Tensor]
@@ -146,8 +141,7 @@ class RolloutReader:
         if recorded and not all(map(alike, (part[some] for part in (rollout.latent_pi, rollout.latent_vf)), features)):
             # The policy acted on other features, for example noisy ones, and may do so again
             self._rows_to_check = 0
-            parts = th.arange(rows).split(self.network.pass_rows)
-            latents = self.network.features(map(observations, parts))
+            latents = self._latents_of(observations, rows)
             rollout = rollout._replace(latent_pi=latents[0], latent_vf=latents[1])
         part = rollout.rows(some)._replace(latent_pi=features[0], latent_vf=features[1])
 
@@ -168,9 +162,7 @@ def _observations(buffer: RolloutBuffer, device: th.device, rows: th.Tensor) -> 
     """Select rows of a rollout, counted environment by environment; ``get`` flattens a buffer in place."""
     index = rows.numpy(force=True)
     places = index if buffer.generator_ready else (index % buffer.buffer_size, index // buffer.buffer_size)
-    held: Any = buffer.observations
-    picked = {key: part[places] for key, part in held.items()} if isinstance(held, dict) else held[places]
-    return obs_as_tensor(picked, device)
+    return obs_as_tensor(pick(buffer.observations, places), device)
 
 
 def _column(buffer: RolloutBuffer, values: np.ndarray) -> th.Tensor:

@@ -798,8 +798,8 @@ MUTANTS = [
     ),
     Mutant(
         READER,
-        "isinstance(held, dict) else held[places]\n",
-        "isinstance(held, dict) else held[places].astype(np.float32)\n",
+        "obs_as_tensor(pick(buffer.observations, places), device)",
+        "obs_as_tensor(pick(buffer.observations, places).astype(np.float32), device)",
         "images kept as floats",
         found_by="images",
     ),
@@ -1496,11 +1496,11 @@ MUTANTS = [
     ),
     Mutant(
         HISTORY,
-        "Truncation(last, int(env), _row(rows, int(env)))",
-        "Truncation(0, int(env), _row(rows, int(env)))",
+        "Truncation(last, int(env), pick(rows, int(env)))",
+        "Truncation(0, int(env), pick(rows, int(env)))",
         "a reset bootstraps the first step",
     ),
-    Mutant(HISTORY, "_row(rows, int(env))) for", "_row(rows, 0)) for", "a reset bootstraps from the first environment"),
+    Mutant(HISTORY, "pick(rows, int(env))) for", "pick(rows, 0)) for", "a reset bootstraps from the first environment"),
     Mutant(
         HISTORY,
         "BYTES // sum(part.nbytes",
