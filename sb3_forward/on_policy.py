@@ -22,7 +22,7 @@ from sb3_forward.heads.guidance import guidance
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import cross_moments
 from sb3_forward.heads.training import CachedRollout, HeadTraining
-from sb3_forward.local.loss import LocalObjective
+from sb3_forward.local.loss import Guidance, LocalObjective
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
 from sb3_forward.local.phase import HiddenPhase
@@ -215,8 +215,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _features(self, observations: PyTorchObs) -> Latents:
         return self.network.features(self.network.chunks(observations))
 
-    def _guidance(self, rollout: CachedRollout, observations: Any) -> dict[str, th.Tensor]:
-        """Compute the outputs that the heads should have, by role; none if the hidden layers are not guided."""
+    def _guidance(self, rollout: CachedRollout, observations: Any) -> dict[str, Guidance]:
+        """Compute what the heads say and how it should change, by role; nothing if the hidden layers are not guided."""
         if self.hidden_training != "local" or self.guidance_coef == 0:
             return {}
         policy, through = self.heads.policy, observations if self.heads.through_policy else None

@@ -6,7 +6,7 @@ from torch import nn
 
 from sb3_forward.local.blocks import Block, Objective, as_matrix
 from sb3_forward.local.distances import LOCAL_LOSSES, pairwise_distances
-from sb3_forward.local.loss import guided, linear_image, standardise
+from sb3_forward.local.loss import guided, linear_image
 
 OBJECTIVES = [*LOCAL_LOSSES, "guided"]
 
@@ -22,7 +22,8 @@ def make_block(layer: nn.Module | None = None, lr: float = 1e-2) -> Block:
 def make_objective(name: str, inputs: th.Tensor, block: Block) -> Objective:
     """Match the distances of the inputs; or those of a signal that a block's outputs say something of."""
     if name == "guided":
-        signal = standardise(inputs.square().sum(dim=1, keepdim=True))
+        signal = inputs.square().sum(dim=1, keepdim=True)
+        signal = (signal - signal.mean()) / signal.std()
         with th.no_grad():
             image = linear_image(as_matrix(block.forward(inputs)), signal)
         return lambda outputs: guided(outputs, signal, image)

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_forward.local.loss import IMAGE_RIDGE, LinearImage, MapSummary, guided, linear_image, standardise, summarised
+from sb3_forward.local.loss import (
+    IMAGE_RIDGE,
+    Guidance,
+    LinearImage,
+    MapSummary,
+    guided,
+    linear_image,
+    own_target,
+    standardise,
+    summarised,
+)
 from tests.envs import DEVICES
 
 
@@ -16,10 +26,14 @@ def normal(*shape: int, seed: int = 0) -> th.Tensor:
     return th.randn(*shape, generator=th.Generator().manual_seed(seed), dtype=th.float64)
 
 
+def in_units(columns: th.Tensor) -> th.Tensor:
+    return standardise(Guidance.whole(columns)).change
+
+
 def mixed(outputs: th.Tensor, columns: int) -> th.Tensor:
     """Guidance that the outputs explain in part."""
     explained = outputs @ normal(outputs.shape[1], columns, seed=1) / math.sqrt(outputs.shape[1])
-    return standardise(explained + normal(len(outputs), columns, seed=2))
+    return in_units(explained + normal(len(outputs), columns, seed=2))
 
 
 def differences(rows: th.Tensor) -> th.Tensor:
@@ -108,13 +122,13 @@ def test_explained_is_the_share_of_the_variance() -> None:
 
 def test_all_is_explained_or_nothing() -> None:
     outputs = normal(300, 6)
-    assert linear_image(outputs, standardise(outputs[:, :2])).explained > 0.99
-    assert linear_image(outputs, standardise(normal(300, 2, seed=1))).explained < 0.1
+    assert linear_image(outputs, in_units(outputs[:, :2])).explained > 0.99
+    assert linear_image(outputs, in_units(normal(300, 2, seed=1))).explained < 0.1
 
 
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 4), st.integers(0, 99), st.floats(-4, 4))
 def test_losses_and_shares_are_bounded(rows: int, width: int, columns: int, seed: int, exponent: float) -> None:
-    outputs, guidance = 10**exponent * normal(rows, width, seed=seed), standardise(normal(rows, columns, seed=seed + 100))
+    outputs, guidance = 10**exponent * normal(rows, width, seed=seed), in_units(normal(rows, columns, seed=seed + 100))
     image = linear_image(outputs, guidance)
     loss, gradient = guided(outputs, guidance, image)
     for value in (image.loss, image.explained, loss):
@@ -135,7 +149,7 @@ def assert_nothing_to_learn(image: LinearImage, gradient: th.Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_one_row_teaches_nothing(dtype: th.dtype) -> None:
-    outputs, guidance = normal(1, 4).to(dtype), standardise(normal(1, 2).to(dtype))
+    outputs, guidance = normal(1, 4).to(dtype), in_units(normal(1, 2).to(dtype))
     image = linear_image(outputs, guidance)
     assert_nothing_to_learn(image, guided(outputs, guidance, image)[1])
 
@@ -144,7 +158,7 @@ def test_one_row_teaches_nothing(dtype: th.dtype) -> None:
 @pytest.mark.parametrize("level", [0.0, 0.1, -1e6])
 def test_constant_guidance_teaches_nothing(dtype: th.dtype, level: float) -> None:
     outputs = normal(20, 4).to(dtype)
-    guidance = standardise(th.full((20, 2), level, dtype=dtype))
+    guidance = in_units(th.full((20, 2), level, dtype=dtype))
     image = linear_image(outputs, guidance)
     assert_nothing_to_learn(image, guided(outputs, guidance, image)[1])
 
@@ -153,7 +167,7 @@ def test_a_column_that_is_constant_changes_nothing_but_the_mean_over_columns() -
     outputs = normal(30, 4)
     guidance = mixed(outputs, 2)
     image = linear_image(outputs, guidance)
-    wider = th.cat([guidance, standardise(th.full((30, 1), 0.3, dtype=th.float64))], dim=1)
+    wider = th.cat([guidance, in_units(th.full((30, 1), 0.3, dtype=th.float64))], dim=1)
     wider_image = linear_image(outputs, wider)
     th.testing.assert_close(wider_image.weights[:, :2], image.weights)
     assert wider_image.weights[:, 2].abs().max() == 0
@@ -163,7 +177,7 @@ def test_a_column_that_is_constant_changes_nothing_but_the_mean_over_columns() -
 
 
 def test_outputs_that_are_all_equal_explain_nothing() -> None:
-    outputs, guidance = normal(1, 4).repeat(20, 1), standardise(normal(20, 2))
+    outputs, guidance = normal(1, 4).repeat(20, 1), in_units(normal(20, 2))
     image = linear_image(outputs, guidance)
     loss, gradient = guided(outputs, guidance, image)
     assert image.explained.item() == pytest.approx(0, abs=1e-12)
@@ -186,7 +200,7 @@ def test_a_block_that_has_collapsed_is_drawn_apart() -> None:
     and bounded activations would drift into saturation.
     """
     outputs = normal(300, 6)
-    guidance = standardise(outputs @ normal(6, 1, seed=1))
+    guidance = in_units(outputs @ normal(6, 1, seed=1))
 
     def learned(scale: float) -> tuple[float, th.Tensor]:
         image = linear_image(scale * outputs, guidance)
@@ -220,25 +234,66 @@ def test_level_of_the_outputs_does_not_matter() -> None:
     assert (outputs @ here.weights + here.intercept).mean(dim=0).abs().max() < 1e-12
 
 
+# === What a block has to match ===
+
+
+def test_a_block_matches_its_own_image_and_the_change() -> None:
+    """What its outputs do not explain of what is said is left out; of the change, nothing is."""
+    outputs = normal(60, 6)
+    guidance = standardise(Guidance(normal(60, 3, seed=4), 0.1 * normal(60, 3, seed=5)))
+    image = linear_image(outputs, guidance.wanted)
+    target = own_target(outputs, guidance, image)
+    assert image.explained < 0.5
+    th.testing.assert_close(target, outputs @ image.weights + image.intercept + guidance.change)
+
+
+def test_the_gradient_is_that_of_the_change() -> None:
+    """However much a head says that the outputs do not explain."""
+    outputs, change = normal(400, 6), 0.1 * normal(400, 2, seed=5)
+    said = outputs @ normal(6, 2, seed=1) + 3 * normal(400, 2, seed=2)
+    guidance = standardise(Guidance(said, change))
+    image = linear_image(outputs, guidance.wanted)
+    target = own_target(outputs, guidance, image)
+    loss, gradient = guided(outputs, target, image)
+    th.testing.assert_close(gradient, -2 / 800 * guidance.change @ image.weights.T)
+    assert loss.item() == pytest.approx(guidance.change.square().mean().item())
+    assert loss < 0.01
+
+
+def test_a_head_that_says_nothing_is_matched_in_all_that_is_wanted() -> None:
+    outputs, wanted = normal(60, 6), normal(60, 2, seed=4)
+    guidance = standardise(Guidance.whole(wanted))
+    image = linear_image(outputs, guidance.wanted)
+    assert th.equal(own_target(outputs, guidance, image), in_units(wanted))
+    # Beside a head that says something
+    both = standardise(Guidance(th.cat([wanted, 0 * wanted], dim=1), th.cat([0 * wanted, wanted], dim=1)))
+    image = linear_image(outputs, both.wanted)
+    target = own_target(outputs, both, image)
+    th.testing.assert_close(target[:, :2], image.of(outputs)[:, :2])
+    th.testing.assert_close(target[:, 2:], both.change[:, 2:])
+
+
 # === Standardised guidance ===
 
 
-def test_standardised_columns_are_centred_and_of_unit_variance() -> None:
-    guidance = normal(50, 3) * th.tensor([1e-3, 1.0, 1e4], dtype=th.float64) + th.tensor([5.0, -7.0, 0.0], dtype=th.float64)
-    standard = standardise(guidance)
-    th.testing.assert_close(standard.mean(dim=0), th.zeros(3, dtype=th.float64))
-    th.testing.assert_close(standard.var(dim=0, correction=0), th.ones(3, dtype=th.float64))
-    # Only units and levels have changed
-    th.testing.assert_close(
-        th.corrcoef(th.cat([standard, guidance], dim=1).T)[:3, 3:].diagonal(), th.ones(3, dtype=th.float64)
-    )
+def test_guidance_is_centred_and_what_is_wanted_of_unit_variance() -> None:
+    """In the mean over its columns: their distances keep their ratios."""
+    level, scale = th.tensor([5.0, -7.0, 0.0], dtype=th.float64), th.tensor([0.5, 1.0, 4.0], dtype=th.float64)
+    given = Guidance(normal(50, 3) * scale + level, 0.1 * normal(50, 3, seed=1) + 2)
+    found = standardise(given)
+    for part in found:
+        th.testing.assert_close(part.mean(dim=0), th.zeros(3, dtype=th.float64))
+    th.testing.assert_close(found.wanted, found.said + found.change)
+    assert found.wanted.square().mean().item() == pytest.approx(1)
+    ratios = [(own - own.mean(dim=0)) / part for own, part in zip(given, found, strict=True)]
+    th.testing.assert_close(th.cat(ratios), ratios[0][0, 0].expand(100, 3))
 
 
 def test_rounding_noise_is_no_guidance() -> None:
     guidance = th.full((1000, 1), 1e4) + 1e-3 * th.randn(1000, 1, generator=th.Generator().manual_seed(0))
-    assert standardise(guidance).abs().max() == 0
+    assert in_units(guidance).abs().max() == 0
     # What is far above it is
-    assert standardise(th.full((1000, 1), 1e4) + th.arange(1000)[:, None]).abs().max() > 1
+    assert in_units(th.full((1000, 1), 1e4) + th.arange(1000)[:, None]).abs().max() > 1
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -326,7 +381,7 @@ def test_steps_against_the_gradient_raise_what_is_explained(activation: type[nn.
     """A layer comes to contain what it could not say by a linear map of its inputs."""
     th.manual_seed(0)
     inputs = normal(400, 3)
-    guidance = standardise(inputs[:, :1] * inputs[:, 1:2])
+    guidance = in_units(inputs[:, :1] * inputs[:, 1:2])
     layer = nn.Sequential(nn.Linear(3, 8), activation()).double()
     assert linear_image(inputs, guidance).explained < 0.1
     explained = []

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.heads.gradients import HeadOutputs
-from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.guidance import actor_guidance
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.ppo import Surrogate
 from tests.envs import ALGORITHMS, small_model
@@ -216,15 +216,15 @@ def test_a_value_head_that_is_not_linear_follows_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("actions", ["Discrete", "Box"])
-def test_closed_form_of_improved_outputs(actions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_form_of_actor_guidance(actions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what automatic differentiation of the policy's own distribution does."""
     policy = small_model(ForwardPPO, actions=actions, policy_kwargs={"log_std_init": -1.0, "ortho_init": False}).policy
     latent, advantages = th.randn(20, 64), th.randn(20)
     with th.no_grad():
         taken = policy._get_action_dist_from_latent(latent).sample()
-        closed = improved_outputs(policy, latent, taken, advantages)
+        closed = actor_guidance(policy, latent, taken, advantages)
     monkeypatch.setattr("sb3_forward.heads.gradients.applies", lambda policy: False)
-    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), closed, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(actor_guidance(policy, latent, taken, advantages), closed, rtol=1e-4, atol=1e-5)
 
 
 def test_improved_logits_of_several_choices() -> None:
@@ -237,7 +237,7 @@ def test_improved_logits_of_several_choices() -> None:
         for choice, (part, size) in enumerate(zip(logits.split([2, 3], dim=1), (2, 3), strict=True))
     ]
     expected = logits + advantages[:, None] * th.cat(scores, dim=1)
-    th.testing.assert_close(improved_outputs(policy, latent, taken, advantages), expected)
+    th.testing.assert_close(actor_guidance(policy, latent, taken, advantages).wanted, expected)
 
 
 def test_errors_of_the_critic_do_not_shrink_the_step_of_the_actor() -> None:

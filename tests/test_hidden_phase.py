@@ -17,7 +17,7 @@ from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local import phase
 from sb3_forward.local.blocks import Activations, Block, as_matrix
-from sb3_forward.local.loss import linear_image, standardise
+from sb3_forward.local.loss import Guidance, LinearImage, linear_image, own_target, standardise
 from sb3_forward.local.phase import HiddenPhase, LocalObjective
 from sb3_forward.local.rows import count, join, pick
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
@@ -32,7 +32,7 @@ def hidden_phase(model: Any, objective: LocalObjective = GUIDED, **kwargs: Any) 
     return HiddenPhase(model.network, objective, **{**defaults, **kwargs})
 
 
-def learn(run: HiddenPhase, observations: Any, guidance: dict[str, th.Tensor]) -> Any:
+def learn(run: HiddenPhase, observations: Any, guidance: dict[str, Guidance]) -> Any:
     return run.learn(lambda rows: pick(observations, rows), count(observations), guidance)
 
 
@@ -47,9 +47,10 @@ def sample(policy: str, rows: int) -> Any:
     return th.as_tensor(np.stack(drawn))
 
 
-def signals(rows: int) -> dict[str, th.Tensor]:
+def signals(rows: int) -> dict[str, Guidance]:
     generator = th.Generator().manual_seed(1)
-    return {"actor": th.randn(rows, 3, generator=generator), "critic": th.randn(rows, 1, generator=generator)}
+    said, change, returns = (th.randn(rows, columns, generator=generator) for columns in (3, 3, 1))
+    return {"actor": Guidance(said, change), "critic": Guidance.whole(returns)}
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_only_what_is_guided_moves() -> None:
     for constant, still in (("actor", "actor"), ("critic", "critic")):
         model = small_model(ForwardPPO, policy_kwargs=shared)
         guidance = signals(32)
-        guidance[constant] = th.full_like(guidance[constant], 0.7)
+        guidance[constant] = Guidance(*(th.full_like(part, 0.7) for part in guidance[constant]))
         run = hidden_phase(model)
         learn(run, sample("MlpPolicy", 32), guidance)
         assert {name: record.movement > 0 for name, record in run.records.items()} == {
@@ -200,24 +201,26 @@ def test_only_what_is_guided_moves() -> None:
 
 def test_actor_and_critic_count_alike_for_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of their columns; a column has a variance of one in the mean, as where a block has one guide."""
-    fitted: list[th.Tensor] = []
-    fit = phase.linear_image
+    fitted: list[Guidance] = []
 
-    def watched(outputs: th.Tensor, signal: th.Tensor) -> Any:
-        fitted.append(signal)
-        return fit(outputs, signal)
+    def watched(outputs: th.Tensor, guidance: Guidance, image: LinearImage) -> th.Tensor:
+        fitted.append(guidance)
+        return own_target(outputs, guidance, image)
 
-    monkeypatch.setattr(phase, "linear_image", watched)
+    monkeypatch.setattr(phase, "own_target", watched)
     model = small_model(ForwardPPO, policy_kwargs={"features_extractor_class": SharedLayer, "net_arch": []})
     guidance = signals(32)
     learn(hidden_phase(model, epochs=1), sample("MlpPolicy", 32), guidance)
-    (signal,) = fitted
-    variances = signal.var(dim=0, correction=0)
+    (shared,) = fitted
+    variances = shared.wanted.var(dim=0, correction=0)
     assert variances[:3].sum().item() == pytest.approx(2)
     assert variances[3:].sum().item() == pytest.approx(2)
     assert variances.mean().item() == pytest.approx(1)
-    for column, given in zip(signal.T, th.cat(list(guidance.values()), dim=1).T, strict=True):
-        assert th.corrcoef(th.stack([column, given]))[0, 1].item() == pytest.approx(1)
+    for part, parts in zip(shared, zip(*guidance.values(), strict=True), strict=True):
+        for column, given in zip(part.T, th.cat(parts, dim=1).T, strict=True):
+            assert (column.std() == given.std() == 0) or th.corrcoef(th.stack([column, given]))[0, 1].item() == pytest.approx(
+                1
+            )
 
 
 def test_without_weight_no_image_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,11 +255,10 @@ def test_the_image_is_fitted_to_all_rows_before_every_pass(
     steps: list[tuple[Block, Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[tuple[th.Tensor, th.Tensor, int]] = []
-    fit = phase.linear_image
 
-    def watched(outputs: th.Tensor, signal: th.Tensor) -> Any:
-        fitted.append((as_matrix(outputs), signal, len(steps)))
-        return fit(outputs, signal)
+    def watched(outputs: th.Tensor, columns: th.Tensor) -> LinearImage:
+        fitted.append((as_matrix(outputs), columns, len(steps)))
+        return linear_image(outputs, columns)
 
     monkeypatch.setattr(phase, "linear_image", watched)
     model, observations, guidance = small_model(ForwardPPO), sample("MlpPolicy", 48), signals(48)
@@ -271,7 +273,7 @@ def test_the_image_is_fitted_to_all_rows_before_every_pass(
             (below,) = (other for other in model.network.blocks if other.name == f"{block.role}.0")
             inputs[block.name] = below.forward(observations)
         th.testing.assert_close(outputs, before(inputs[block.name]), rtol=1e-4, atol=1e-5)
-        th.testing.assert_close(signal, standardise(guidance[block.role]))
+        th.testing.assert_close(signal, standardise(guidance[block.role]).wanted)
         # What is recorded is that of the last pass
         last = [made for _, _, made in fitted if steps[made][0] is block][-1]
         if made == last:
@@ -386,9 +388,11 @@ def understood(model: Any) -> float:
     (inputs, returns), (others, expected) = among_noise(600, seed=100), among_noise(600, seed=101)
     with th.no_grad():
         (features, _), (other_features, _) = (reversed(model.network.latents(rows)) for rows in (inputs, others))
-    image = linear_image(features, standardise(returns), ridge=0.1)
-    predicted = other_features @ image.weights + image.intercept
-    return 1 - (standardise(expected) - predicted).square().mean().item()
+    level, unit = returns.mean(), returns.std()
+    image = linear_image(features, (returns - level) / unit, ridge=0.1)
+    return (
+        1 - ((expected - level) / unit - image.of(other_features)).square().mean().item() / (expected.std() / unit).item() ** 2
+    )
 
 
 def small_model_on(env: RandomEnv, net_arch: list[int]) -> ForwardPPO:
@@ -409,7 +413,7 @@ def test_layers_come_to_contain_what_guides_them(net_arch: list[int]) -> None:
         run = hidden_phase(model, LocalObjective(coef, "strain", "gaussian"), epochs=4, batch_size=64, max_grad_norm=0.5)
         for rollout in range(10):
             inputs, returns = among_noise(600, seed=rollout)
-            learn(run, inputs, {"actor": returns, "critic": returns})
+            learn(run, inputs, dict.fromkeys(("actor", "critic"), Guidance.whole(returns)))
         learned[coef] = understood(model)
     assert frozen < 0.1
     assert learned[0.0] < 0.3

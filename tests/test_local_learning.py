@@ -15,11 +15,12 @@ from torch import nn
 from sb3_forward import ForwardA2C, ForwardPPO, on_policy
 from sb3_forward.heads import training
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
-from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.guidance import actor_guidance
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import SampleFeatures, basis_of, cross_moments, gram_matrix
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.heads.whitening import Basis
+from sb3_forward.local.loss import Guidance
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.rows import Latents, pick
 from sb3_forward.rollouts import history
@@ -177,7 +178,7 @@ def test_improved_logits_move_by_onehot_minus_probabilities() -> None:
     latent, actions, advantages = th.randn(5, 64), th.tensor([0, 1, 2, 0, 1]), th.randn(5)
     logits = model.policy.action_net(latent).detach()
     expected = logits + advantages[:, None] * (nn.functional.one_hot(actions, 3) - th.softmax(logits, dim=1))
-    th.testing.assert_close(improved_outputs(model.policy, latent, actions, advantages), expected)
+    th.testing.assert_close(actor_guidance(model.policy, latent, actions, advantages).wanted, expected)
 
 
 def test_improved_means_of_a_gaussian_move_along_the_noise() -> None:
@@ -185,7 +186,7 @@ def test_improved_means_of_a_gaussian_move_along_the_noise() -> None:
     latent, actions, advantages = th.randn(5, 64), th.randn(5, 2), th.randn(5)
     means = model.policy.action_net(latent).detach()
     expected = (means + advantages[:, None] * (actions - means)) / math.exp(-1.0)
-    th.testing.assert_close(improved_outputs(model.policy, latent, actions, advantages), expected)
+    th.testing.assert_close(actor_guidance(model.policy, latent, actions, advantages).wanted, expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -384,7 +385,7 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     observations = rows.observations(th.arange(48))
     assert isinstance(observations, th.Tensor)
     assert th.equal(observations[:47], th.as_tensor(np.concatenate(rollouts[:47])))
-    assert {role: len(signal) for role, signal in rows.guidance.items()} == {"actor": 48, "critic": 48}
+    assert {role: list(map(len, own)) for role, own in rows.guidance.items()} == {"actor": [48, 48], "critic": [48, 48]}
     with th.no_grad():
         latents = tuple(map(th.cat, zip(*rows.latents, strict=True)))
         th.testing.assert_close(latents, model.network.latents(observations))
@@ -406,13 +407,15 @@ def test_a_long_rollout_goes_with_those_that_wait() -> None:
     store, features = History(), th.rand(48, 3)
     for first, end in ((0, 10), (10, 48)):
         part = features[first:end]
-        rows = store.add(partial(pick, part), {"actor": part, "critic": part}, (part, part), None, 30)
+        rows = store.add(partial(pick, part), {"actor": Guidance(part, 2 * part)}, (part, part), None, 30)
         assert (rows is None) == (end == 10)
     assert rows is not None
     assert rows.number == 48
     observations = rows.observations(th.arange(48))
     assert isinstance(observations, th.Tensor)
     assert th.equal(observations, features)
+    assert th.equal(rows.guidance["actor"].said, features)
+    assert th.equal(rows.guidance["actor"].change, 2 * features)
 
 
 def test_guidance_that_is_switched_on_starts_with_fresh_rows() -> None:

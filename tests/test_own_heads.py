@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_forward import ForwardPolicy, ForwardPPO
-from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.guidance import actor_guidance
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import HeadTraining, evaluate
 from tests.envs import ALGORITHMS, small_model
@@ -128,10 +128,10 @@ def test_heads_of_several_outputs(algorithm: Any, policy: type[ForwardPolicy]) -
     model.learn(64)
     assert moved(model, before) == before.keys()
     features = th.randn(8, 64)
-    guidance = improved_outputs(model.policy, features, th.randn(8, 2), th.zeros(8))
+    guidance = actor_guidance(model.policy, features, th.randn(8, 2), th.zeros(8))
     with th.no_grad():
         expected = th.cat(list(model.policy.spread(features)), dim=1)
-    th.testing.assert_close(guidance, expected)
+    th.testing.assert_close(guidance.wanted, expected)
 
 
 WRAPS: dict[str, Callable[[Any], object]] = {

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
-from sb3_forward.heads.guidance import improved_outputs
+from sb3_forward.heads.guidance import actor_guidance
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_model
 
 
@@ -293,12 +293,12 @@ def test_guidance_is_that_of_the_policy() -> None:
     model = small_model(ForwardPPO, Masked, n_steps=32).learn(32)
     observations, actions, advantages = th.rand(8, 4), th.full((8,), 2), th.ones(8)
     features = model.network.latents(observations)[0]
-    guidance = improved_outputs(model.policy, features, actions, advantages, observations)
+    guidance = actor_guidance(model.policy, features, actions, advantages, observations)
     logits = model.policy.action_net(features)
     masked = logits.clone()
     masked[:, 0] = -th.inf
     expected = logits + nn.functional.one_hot(actions, 3) - masked.softmax(dim=1)
-    th.testing.assert_close(guidance, expected)
+    th.testing.assert_close(guidance.wanted, expected)
 
 
 @pytest.mark.parametrize("base", [Masked, Written])

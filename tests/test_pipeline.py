@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks.pipeline.blocks import learn, make_blocks
 from benchmarks.pipeline.schedules import Task, bubble, gpipe, held, local, makespan, one_f_one_b, simulate
-from sb3_forward.local.loss import standardise
+from sb3_forward.local.loss import Guidance, standardise
 
 FORWARD, BACKWARD, LOCAL = 1.0, 2.0, 1.5
 SECONDS = {"forward": FORWARD, "backward": BACKWARD, "step": 0.0, "local": LOCAL, "features": FORWARD, "heads": 7.0}
@@ -77,7 +77,7 @@ def test_programs_that_wait_for_each_other() -> None:
 def test_a_pipeline_ends_in_the_weights_of_one_device() -> None:
     """Bit for bit: every block sees the minibatches in the same order, from lower blocks with the same weights."""
     minibatches = [th.randn(6, 4, generator=th.Generator().manual_seed(seed)) for seed in range(5)]
-    guidance = standardise(th.randn(6, 1, generator=th.Generator().manual_seed(5)))
+    guidance = standardise(Guidance.whole(th.randn(6, 1, generator=th.Generator().manual_seed(5))))
 
     def train(order: list[tuple[int, int]]) -> list[th.Tensor]:
         blocks = make_blocks(width=4, count=3)

@@ -85,8 +85,11 @@ def image_weights(outputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
     return th.linalg.solve(h.T @ h / rows + IMAGE_RIDGE * th.eye(h.shape[1], dtype=h.dtype), h.T @ guidance / rows)
 
 
-def signals_of(update: Any) -> dict[str, th.Tensor]:
-    """What should guide the blocks: docs/method.md, from the weights before the update."""
+def signals_of(update: Any) -> dict[str, tuple[th.Tensor, th.Tensor]]:
+    """
+    What should guide the blocks: docs/method.md, from the weights before the update. What is wanted, and what is to change
+    where a block's own image is part of its target: zero else.
+    """
     advantages = update.column("advantages").flatten()
     advantages = ((advantages - advantages.mean()) / advantages.std(correction=0))[:, None]
     actions = update.column("actions")
@@ -94,20 +97,20 @@ def signals_of(update: Any) -> dict[str, th.Tensor]:
         distribution = update.policy.get_distribution(update.column("observations")).distribution
         if hasattr(distribution, "logits"):
             latent = update.policy.mlp_extractor(update.policy.extract_features(update.column("observations")))[0]
-            onehot = th.nn.functional.one_hot(actions.long().flatten(), 3)
-            actor = update.policy.action_net(latent) + advantages * (onehot - distribution.probs)
+            change = advantages * (th.nn.functional.one_hot(actions.long().flatten(), 3) - distribution.probs)
+            said = update.policy.action_net(latent)
         else:
-            actor = (distribution.mean + advantages * (actions - distribution.mean)) / distribution.stddev
-    critic = update.column("returns")
-
-    def standard(signal: th.Tensor) -> th.Tensor:
-        return (signal - signal.mean(dim=0)) / signal.std(dim=0, correction=0)
-
-    actor, critic = standard(actor), standard(critic)
+            change = advantages * (actions - distribution.mean) / distribution.stddev
+            said = distribution.mean / distribution.stddev
+    returns = update.column("returns")
+    unit = (said + change).var(dim=0, correction=0).mean().sqrt()
+    wanted, change, returns = ((part - part.mean(dim=0)) for part in (said + change, change, returns))
+    wanted, change, returns = wanted / unit, change / unit, returns / returns.std(correction=0)
     # Each has half of the variance, and one column on average that of one
-    half = (1 + actor.shape[1]) / 2
-    shared = th.cat([actor * math.sqrt(half / actor.shape[1]), critic * math.sqrt(half)], dim=1)
-    return {"actor": actor, "critic": critic, "shared": shared}
+    half = (1 + wanted.shape[1]) / 2
+    ours, theirs = math.sqrt(half / wanted.shape[1]), math.sqrt(half)
+    shared = (th.cat([wanted * ours, returns * theirs], dim=1), th.cat([change * ours, th.zeros_like(returns)], dim=1))
+    return {"actor": (wanted, change), "critic": (returns, th.zeros_like(returns)), "shared": shared}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -153,10 +156,13 @@ def test_every_block_learns_from_its_own_loss(
             name = update.steps[first].block.name
             # What the block below says since it has learned
             inputs = stands[below[name]]
-            signal = signals[update.steps[first].block.role].double()
+            wanted, change = (part.double() for part in signals[update.steps[first].block.role])
             with th.no_grad():
-                weights = image_weights(update.steps[first].before(inputs).double(), signal)
                 outputs = update.steps[first].before(inputs).double()
+                weights = image_weights(outputs, wanted)
+                own_image = (outputs - outputs.mean(dim=0)) @ weights
+                if first % 4 == 0:  # before its first pass
+                    signal = th.where(change.any(dim=0), own_image + change, wanted)
                 stands[name] = forward[name](inputs)
             orders = []
             for step in update.steps[first : first + 2]:

@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 from benchmarks.harness import Row
 from sb3_forward import ForwardPPO
 from sb3_forward.local.blocks import Block
-from sb3_forward.local.loss import guided, linear_image, standardise
+from sb3_forward.local.loss import Guidance, guided, linear_image, own_target, standardise
 
 # A stack, so that what a call costs by itself is shared out as it is in a stage
 LAYERS = 4
@@ -59,7 +59,7 @@ def make_blocks(width: int, count: int, first: int = 0) -> list[Block]:
 
 
 @th.no_grad()
-def learn(block: Block, inputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
+def learn(block: Block, inputs: th.Tensor, guidance: Guidance) -> th.Tensor:
     """
     One step of a block on the guided loss, as :class:`~sb3_forward.ForwardPPO` does it, but for the image: it is fitted to the
     rows of this step alone, and not to those of a rollout.
@@ -69,9 +69,12 @@ def learn(block: Block, inputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
     :param guidance: (B, k) from :func:`~sb3_forward.local.loss.standardise`
     :return: (B, d) for the block above
     """
-    outputs = block.local_step(
-        inputs, lambda outputs: guided(outputs, guidance, linear_image(outputs, guidance)), max_grad_norm=0.5
-    ).outputs
+
+    def objective(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        image = linear_image(outputs, guidance.wanted)
+        return guided(outputs, own_target(outputs, guidance, image), image)
+
+    outputs = block.local_step(inputs, objective, max_grad_norm=0.5).outputs
     assert isinstance(outputs, th.Tensor)
     return outputs
 
@@ -87,7 +90,7 @@ def time_block(size: BlockSize) -> dict[str, float]:
     # A stage in the middle hands a gradient down
     inputs = th.randn(size.rows, size.width, requires_grad=True)
     above = th.randn(size.rows, size.width)
-    guidance = standardise(th.randn(size.rows, 1))
+    guidance = standardise(Guidance.whole(th.randn(size.rows, 1)))
 
     outputs = stack(inputs)
 

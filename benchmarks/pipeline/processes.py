@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.pipeline.blocks import learn, make_blocks
-from sb3_forward.local.loss import standardise
+from sb3_forward.local.loss import Guidance, standardise
 
 
 class Chain(NamedTuple):
@@ -57,7 +57,7 @@ def _stage(stage: int, stages: int, chain: Chain, folder: str) -> None:
     blocks = make_blocks(chain.width, bounds[1] - bounds[0], bounds[0])
     generator = th.Generator().manual_seed(0)
     # The signal of the guidance is known before the hidden phase: every stage has it
-    guidance = [standardise(th.randn(chain.rows, 1, generator=generator)) for _ in range(chain.minibatches)]
+    guidance = [standardise(Guidance.whole(th.randn(chain.rows, 1, generator=generator))) for _ in range(chain.minibatches)]
     data = th.randn(chain.minibatches, chain.rows, chain.width, generator=generator)
     below, above = stage - 1, stage + 1
     sent = []

@@ -15,6 +15,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Diag
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_forward.local.loss import Guidance
 from sb3_forward.policies import SparingCategorical
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -101,9 +102,9 @@ def forward(
 
 
 @th.no_grad()
-def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+def actor_guidance(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: th.Tensor, advantages: th.Tensor) -> Guidance:
     """
-    Compute :func:`sb3_forward.heads.guidance.improved_outputs` in closed form.
+    Compute :func:`sb3_forward.heads.guidance.actor_guidance` in closed form.
 
     :param policy: a policy that :func:`applies` to
     :param latent_pi: (N, d_pi) inputs of the action head
@@ -113,8 +114,9 @@ def improved_outputs(policy: ActorCriticPolicy, latent_pi: th.Tensor, actions: t
     """
     outputs, weights = policy.action_net(latent_pi), advantages[:, None]
     if _is_categorical(policy):
-        return (outputs - weights * outputs.softmax(dim=1)).scatter_add_(1, actions[:, None], weights)
-    return (outputs + weights * (actions - outputs)) * th.exp(-policy.log_std)
+        return Guidance(outputs, (-weights * outputs.softmax(dim=1)).scatter_add_(1, actions[:, None], weights))
+    inverse_std = th.exp(-policy.log_std)
+    return Guidance(outputs * inverse_std, weights * (actions - outputs) * inverse_std)
 
 
 def _is_categorical(policy: ActorCriticPolicy) -> bool:

@@ -1,8 +1,8 @@
 """
-Compute the guidance of the hidden layers: the outputs that the heads should have.
+Compute the guidance of the hidden layers: what the heads say, and how that should change.
 
-For the critic these are the returns. For the actor they are the outputs of the action head after one policy-gradient step on
-the outputs themselves. No gradient is carried back through a weight.
+For the critic the returns are all that is wanted, whatever it says now. For the actor the change is one policy-gradient step
+on the outputs of the action head themselves. No gradient is carried back through a weight.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,6 +18,8 @@ from torch.distributions import Normal
 from sb3_forward.heads import gradients
 from sb3_forward.heads.training import CachedRollout, Observations
 from sb3_forward.local.finite import all_finite
+from sb3_forward.local.loss import Guidance
+from sb3_forward.local.rows import join
 
 # Log-probabilities (N,) of actions, and their distribution
 LogProb = tuple[th.Tensor, Distribution]
@@ -25,7 +27,7 @@ LogProb = tuple[th.Tensor, Distribution]
 
 def guidance(
     policy: ActorCriticPolicy, rollout: CachedRollout, observations: Observations | None, pass_rows: int
-) -> dict[str, th.Tensor]:
+) -> dict[str, Guidance]:
     """
     Compute the guidance of a rollout.
 
@@ -38,13 +40,13 @@ def guidance(
     """
     advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std(correction=0) + 1e-8)
     if observations is None:
-        actor = improved_outputs(policy, rollout.latent_pi, rollout.actions, advantages)
+        actor = actor_guidance(policy, rollout.latent_pi, rollout.actions, advantages)
     else:
         parts = th.arange(len(advantages)).split(pass_rows)
         columns = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
-        actor = th.cat([improved_outputs(policy, *own) for own in columns])
-    critic = rollout.returns[:, None]
-    if not all_finite(actor + critic):
+        actor = Guidance(*join([actor_guidance(policy, *own) for own in columns]))
+    critic = Guidance.whole(rollout.returns[:, None])
+    if not all_finite(actor.wanted + critic.wanted):
         raise ValueError(
             "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
             "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
@@ -52,15 +54,15 @@ def guidance(
     return {"actor": actor, "critic": critic}
 
 
-def improved_outputs(
+def actor_guidance(
     policy: ActorCriticPolicy,
     latent_pi: th.Tensor,
     actions: th.Tensor,
     advantages: th.Tensor,
     observations: PyTorchObs | None = None,
-) -> th.Tensor:
+) -> Guidance:
     """
-    Compute the outputs of the action head after a policy-gradient step on the outputs: outputs plus advantage times score.
+    Compute the outputs of the action head, and a policy-gradient step on them: advantage times score.
 
     For the logits of discrete actions, the score is ``onehot(a) - pi``. For Gaussian means it is multiplied by the variance,
     which gives ``a - mu`` and the natural gradient; the result is in units of the standard deviation.
@@ -73,7 +75,7 @@ def improved_outputs(
     :return: (N, k), k the number of outputs of the action head, or of all its layers together if it returns no single tensor
     """
     if observations is None and gradients.applies(policy):
-        return gradients.improved_outputs(policy, latent_pi, actions, advantages)
+        return gradients.actor_guidance(policy, latent_pi, actions, advantages)
 
     def evaluate() -> LogProb:
         if observations is not None:
@@ -89,13 +91,16 @@ def improved_outputs(
     scores = th.autograd.grad(log_prob.sum(), outputs, allow_unused=True) if outputs else []
     known = [(output.detach(), score) for output, score in zip(outputs, scores, strict=True) if score is not None]
     if not known:
-        return advantages[:, None]  # no output of such a head can be read, so that only the advantages are left
-    improved, score = (th.cat(columns, dim=1) for columns in zip(*known, strict=True))
+        # No output of such a head can be read, so that only the advantages are left
+        return Guidance.whole(advantages[:, None])
+    said, score = (th.cat(columns, dim=1) for columns in zip(*known, strict=True))
+    change = advantages[:, None] * score
     normal = getattr(distribution, "distribution", None)
-    if not isinstance(normal, Normal) or normal.mean.shape != improved.shape:
-        return improved + advantages[:, None] * score
+    if not isinstance(normal, Normal) or normal.mean.shape != said.shape:
+        return Guidance(said, change)
     variance = normal.variance.detach()
-    return (improved + advantages[:, None] * score * variance) / variance.mean(dim=0).sqrt()
+    unit = variance.mean(dim=0).sqrt()
+    return Guidance(said / unit, change * variance / unit)
 
 
 def _with_outputs(

@@ -9,6 +9,9 @@ i = 1 .. N::
 
     loss = min_W  mean_ij || (g_i - g_j) - (h_i - h_j) W ||^2 / mean_ij || g_i - g_j ||^2 + ridge || W ||^2 / k
 
+What a block of the actor has to match is its own image and the change that the policy gradient wants, see
+:func:`own_target`.
+
 The sum over pairs of rows is a multiple of the sum over centred rows, so no N x N matrix is needed: with guidance of unit
 variance, the loss is that of a ridge regression. The penalty does not scale with the outputs. With a penalty that does, the
 loss is blind to their scale, and bounded activations drift into saturation. Using this loss to guide a hidden layer is our
@@ -35,40 +38,75 @@ IMAGE_RIDGE = 1e-2
 GRID = 4
 
 
+class Guidance(NamedTuple):
+    """The guidance of N rows: what a head says of them, and how that should change."""
+
+    said: th.Tensor  # (N, k), zero where a block has to learn all that the head should say
+    change: th.Tensor  # (N, k)
+
+    @classmethod
+    def whole(cls, wanted: th.Tensor) -> "Guidance":
+        """
+        Make guidance that a block has to learn as a whole, whatever the head says.
+
+        :param wanted: (N, k) what the head should say
+        :return: the guidance
+        """
+        return cls(th.zeros_like(wanted), wanted)
+
+    @property
+    def wanted(self) -> th.Tensor:
+        """Return what the head should say, (N, k)."""
+        return self.said + self.change
+
+
 class LinearImage(NamedTuple):
-    """The linear image ``h W + c`` of a block's outputs that matches the guidance best."""
+    """The linear image ``h W + c`` of a block's outputs that matches some columns best."""
 
     weights: th.Tensor  # W, (d, k)
     intercept: th.Tensor  # c, (k,)
     loss: th.Tensor  # scalar in [0, 1], over all rows
-    explained: th.Tensor  # scalar in [0, 1]: R2, the share of the variance of the guidance that the image explains
+    explained: th.Tensor  # scalar in [0, 1]: R2, the share of their variance that the image explains
+
+    def of(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        Compute the image of some rows.
+
+        :param outputs: (B, d)
+        :return: (B, k)
+        """
+        return th.addmm(self.intercept, outputs, self.weights)
 
 
-def standardise(guidance: th.Tensor) -> th.Tensor:
+def standardise(guidance: Guidance) -> Guidance:
     """
-    Centre each column of a guidance signal and bring it to unit variance.
+    Centre guidance, and bring the mean variance of the columns that are wanted to one.
+
+    All columns keep one unit, since their distances have one.
 
     :param guidance: (N, k)
-    :return: (N, k); columns that are constant up to rounding are zero
+    :return: (N, k); columns in which what is wanted is constant up to rounding are zero
     """
-    centred = guidance - guidance.mean(dim=0)
-    deviation = centred.square().mean(dim=0).sqrt()
-    rounding = 32 * th.finfo(guidance.dtype).eps * guidance.abs().amax(dim=0)
-    varies = deviation > rounding
-    return th.where(varies, centred / th.where(varies, deviation, 1.0), 0.0)
+    wanted = guidance.wanted
+    variance = (wanted - wanted.mean(dim=0)).square().mean(dim=0)
+    varies = variance.sqrt() > 32 * th.finfo(wanted.dtype).eps * wanted.abs().amax(dim=0)
+    mean = th.where(varies, variance, 0.0).mean()
+    unit = th.where(mean > 0, mean, 1.0).sqrt()
+    said, change = (th.where(varies, (part - part.mean(dim=0)) / unit, 0.0) for part in guidance)
+    return Guidance(said, change)
 
 
-def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_RIDGE) -> LinearImage:
+def linear_image(outputs: th.Tensor, columns: th.Tensor, ridge: float = IMAGE_RIDGE) -> LinearImage:
     """
-    Fit the linear image of a block's outputs to the guidance.
+    Fit the linear image of a block's outputs to some columns.
 
     :param outputs: (N, d)
-    :param guidance: (N, k) from :func:`standardise`
+    :param columns: (N, k), centred
     :param ridge: penalty on the squares of the weights, > 0, in units of the variance of an output
     :return: the image
     """
-    rows = len(guidance)
-    guidance = guidance.to(outputs.dtype)
+    rows = len(columns)
+    columns = columns.to(outputs.dtype)
     mean = outputs.mean(dim=0)
     centred = outputs - mean  # subtracting the mean from the products instead would leave rounding errors
     gram = centred.T @ centred
@@ -76,27 +114,43 @@ def linear_image(outputs: th.Tensor, guidance: th.Tensor, ridge: float = IMAGE_R
     # rounding errors
     penalty = ridge * rows + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()
     gram.diagonal().add_(penalty)
-    cross = centred.T @ guidance
+    cross = centred.T @ columns
     # The solution is not checked here, since a check would synchronise a GPU; a step refuses numbers that are not finite
     weights = th.cholesky_solve(cross, th.linalg.cholesky_ex(gram).L)
-    total = guidance.square().sum().clamp_min(th.finfo(guidance.dtype).tiny)
+    total = columns.square().sum().clamp_min(th.finfo(columns.dtype).tiny)
     matched = (weights * cross).sum() / total
     return LinearImage(weights, -mean @ weights, 1 - matched, matched + penalty * weights.square().sum() / total)
 
 
-def guided(outputs: th.Tensor, guidance: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:
+def own_target(outputs: th.Tensor, guidance: Guidance, image: LinearImage) -> th.Tensor:
+    """
+    Compute what the linear image of a block's outputs has to match in a phase: itself before, and the change that is wanted.
+
+    What the head says beyond this image is left to the other blocks. A block that had to match it, too, would mostly learn by
+    heart what the policy does already, since the change is small beside it (our choice, with its measurement in the lab log).
+
+    :param outputs: (N, d)
+    :param guidance: (N, k) from :func:`standardise`
+    :param image: of these outputs, fitted to all that is wanted
+    :return: the target (N, k); all that is wanted in the columns of which the head says nothing
+    """
+    own = th.where(guidance.said.any(dim=0), image.of(outputs), 0.0)
+    return own + guidance.change.to(outputs.dtype)
+
+
+def guided(outputs: th.Tensor, target: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:
     """
     Compute the guided loss of some of the rows that the image was fitted to, and its gradient.
 
     By the envelope theorem, the gradient of the minimum over W is the gradient with W held constant.
 
     :param outputs: (B, d)
-    :param guidance: (B, k) of the same rows, from :func:`standardise`
+    :param target: (B, k) of the same rows, from :func:`own_target`
     :param image: fitted to all rows
     :return: the loss, a scalar >= 0, and its gradient with respect to the outputs, (B, d); the loss is a mean over the B rows
         and k columns
     """
-    residual = guidance.to(outputs.dtype) - th.addmm(image.intercept, outputs, image.weights)
+    residual = target - image.of(outputs)
     return residual.square().mean(), (residual @ image.weights.T).mul_(-2 / max(residual.numel(), 1))
 
 
@@ -120,20 +174,20 @@ class LocalObjective(NamedTuple):
         return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
 
     def of_minibatch(
-        self, inputs: Activations, signal: th.Tensor | None, image: LinearImage | None, outputs: th.Tensor
+        self, inputs: Activations, target: th.Tensor | None, image: LinearImage | None, outputs: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Compute the local loss of a minibatch.
 
         :param inputs: (B, ...) inputs of a block
-        :param signal: (B, k) guidance from :func:`standardise`; None without guidance
+        :param target: (B, k) from :func:`own_target`; None without guidance
         :param image: linear image of the outputs on all rows of the phase; None without guidance
         :param outputs: (B, d') outputs of the block, as :func:`summarised`
         :return: the loss and its gradient with respect to the outputs, (B, d')
         """
-        if image is None or signal is None:
+        if image is None or target is None:
             return self.unguided(summarised(inputs), outputs)
-        loss, gradient = guided(outputs, signal, image)
+        loss, gradient = guided(outputs, target, image)
         if self.guidance_coef < 1:
             own_loss, own_gradient = self.unguided(summarised(inputs), outputs)
             loss, gradient = own_loss.lerp(loss, self.guidance_coef), own_gradient.lerp(gradient, self.guidance_coef)

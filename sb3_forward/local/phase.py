@@ -17,7 +17,7 @@ from torch import nn
 
 from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objective
 from sb3_forward.local.finite import parameter_problem
-from sb3_forward.local.loss import LinearImage, LocalObjective, linear_image, standardise, summarised
+from sb3_forward.local.loss import Guidance, LinearImage, LocalObjective, linear_image, own_target, standardise, summarised
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.records import BlockRecord, relative_change
 from sb3_forward.local.root import leaves, prepare
@@ -191,22 +191,19 @@ class HiddenPhase:
         self.records: dict[str, BlockRecord] = {}  #: by name of the block, of the last phase
 
     @th.no_grad()
-    def learn(self, observations: Callable[[th.Tensor], PyTorchObs], rows: int, guidance: dict[str, th.Tensor]) -> Latents:
+    def learn(self, observations: Callable[[th.Tensor], PyTorchObs], rows: int, guidance: dict[str, Guidance]) -> Latents:
         """
         Train every block.
 
         :param observations: maps indices (B,) to these rows, as the rollout buffer holds them
         :param rows: N
-        :param guidance: outputs that the heads should have for the rows, (N, k) for actor and critic; empty for unguided
-            blocks
+        :param guidance: of the rows, (N, k) for actor and critic; empty for unguided blocks
         :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
-        signals = {role: standardise(signal) for role, signal in guidance.items()}
-        if signals:
-            # Actor and critic count equally, whatever their numbers of columns, and the mean variance of a column is one
-            columns = sum(signal.shape[1] for signal in signals.values()) / len(signals)
-            signals["shared"] = th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)
+        guidance = {role: standardise(own) for role, own in guidance.items()}
+        if guidance:
+            guidance["shared"] = _shared(list(guidance.values()))
         self.records = {}
         # A module of the user's own may stay in evaluation mode
         self.network.policy.set_training_mode(True)
@@ -219,7 +216,7 @@ class HiddenPhase:
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, signals.get(block.role), own)
+                    self._train_block(index, feed, rows, guidance.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -230,33 +227,36 @@ class HiddenPhase:
         self.network.policy.set_training_mode(True)
         return latents
 
-    def _train_block(self, index: int, feed: Feed, rows: int, signal: th.Tensor | None, modules: list[nn.Module]) -> None:
+    def _train_block(self, index: int, feed: Feed, rows: int, guidance: Guidance | None, modules: list[nn.Module]) -> None:
         block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
         explained: th.Tensor | float = math.nan
+        target = image = None
         for _ in range(self.epochs):
-            image = None
-            if signal is not None and self.objective.guidance_coef > 0:
-                outputs = [summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks]
-                image = linear_image(th.cat(outputs), signal)
+            if guidance is not None and self.objective.guidance_coef > 0:
+                outputs = th.cat([summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks])
+                image = linear_image(outputs, guidance.wanted)
+                if target is None:
+                    # For all passes: a change that each of them added to would grow with their number
+                    target = own_target(outputs, guidance, image)
                 explained = image.explained
             with feed.learning(modules):
                 for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                     if len(part) >= LEAST_ROWS:
-                        steps.append(self._step(index, feed, part, signal, image))
+                        steps.append(self._step(index, feed, part, target, image))
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
             self.records[block.name] = BlockRecord(
                 sum(losses) / len(steps), sum(norms) / len(steps), relative_change(before, block.parameters), float(explained)
             )
 
-    def _step(self, index: int, feed: Feed, rows: th.Tensor, signal: th.Tensor | None, image: LinearImage | None) -> LocalStep:
+    def _step(self, index: int, feed: Feed, rows: th.Tensor, target: th.Tensor | None, image: LinearImage | None) -> LocalStep:
         block = self.network.steps[index]
 
         def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
             inputs = feed.inputs(index, part)
-            return inputs, partial(self.objective.of_minibatch, inputs, None if signal is None else signal[part], image)
+            return inputs, partial(self.objective.of_minibatch, inputs, None if target is None else target[part], image)
 
         # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
@@ -271,6 +271,14 @@ class HiddenPhase:
             gradients = own if gradients is None else _sum(gradients, own)
         assert gradients is not None
         return block.step((), loss, gradients, self.max_grad_norm)
+
+
+def _shared(guidance: list[Guidance]) -> Guidance:
+    """Join the guidance of actor and critic for the blocks of both: they count equally, whatever their numbers of columns."""
+    columns = sum(own.said.shape[1] for own in guidance) / len(guidance)
+    scaled = [[part * math.sqrt(columns / part.shape[1]) for part in own] for own in guidance]
+    said, change = (th.cat(parts, dim=1) for parts in zip(*scaled, strict=True))
+    return Guidance(said, change)
 
 
 def _set_training(modules: list[nn.Module], training: bool) -> None:

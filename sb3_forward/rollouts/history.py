@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_forward.heads.heads import Held
 from sb3_forward.heads.regression import ReturnMoments, SampleFeatures, gram_matrix, return_moments
 from sb3_forward.heads.training import Observations
+from sb3_forward.local.loss import Guidance
 from sb3_forward.local.phase import LEAST_ROWS
 from sb3_forward.local.rows import Latents, join, pick
 from sb3_forward.rollouts.recorder import Truncation
@@ -57,7 +58,7 @@ class PastRollout:
     :param latents: top features of actor and critic
     """
 
-    def __init__(self, observations: PyTorchObs, guidance: dict[str, th.Tensor], latents: Latents) -> None:
+    def __init__(self, observations: PyTorchObs, guidance: dict[str, Guidance], latents: Latents) -> None:
         self.observations = observations
         self.guidance = guidance
         self.latents = latents
@@ -74,7 +75,7 @@ class PhaseRows(NamedTuple):
 
     number: int
     observations: Observations
-    guidance: dict[str, th.Tensor]  # (N, k) for actor and critic; empty without guidance
+    guidance: dict[str, Guidance]  # (N, k) for actor and critic; empty without guidance
     latents: list[Latents]  # top features before the phase, part by part
     parts: list[PastRollout]  # the rollouts with these rows, if they are kept
 
@@ -113,7 +114,7 @@ class History:
     def add(
         self,
         observations: Observations,
-        guidance: dict[str, th.Tensor],
+        guidance: dict[str, Guidance],
         latents: Latents,
         transitions: Transitions | None,
         interval: int,
@@ -146,7 +147,7 @@ class History:
             return None
         parts, self.waiting, self.waiting_rows = self.waiting, [], 0
         together = join([part.observations for part in parts])
-        signals = {role: th.cat([part.guidance[role] for part in parts]) for role in guidance}
+        signals = {role: Guidance(*join([part.guidance[role] for part in parts])) for role in guidance}
         return PhaseRows(rows, lambda index: pick(together, index), signals, [part.latents for part in parts], parts)
 
     def _extend_window(self, rollout: PastRollout, transitions: Transitions) -> None:

@@ -141,7 +141,7 @@ TRAIN_THEN_RUN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, signals.get(block.role), own)
+                    self._train_block(index, feed, rows, guidance.get(block.role), own)
                 feed.advance(index)
 """
 RUN_THEN_TRAIN = """\
@@ -149,7 +149,7 @@ RUN_THEN_TRAIN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, signals.get(block.role), own)
+                    self._train_block(index, feed, rows, guidance.get(block.role), own)
 """
 LEARN = """\
         try:
@@ -157,7 +157,7 @@ LEARN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, signals.get(block.role), own)
+                    self._train_block(index, feed, rows, guidance.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -451,9 +451,7 @@ MUTANTS = [
     Mutant(
         GUIDANCE, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
     ),
-    Mutant(
-        GUIDANCE, "critic = rollout.returns[:, None]", "critic = rollout.advantages[:, None]", "critic guided by advantages"
-    ),
+    Mutant(GUIDANCE, "whole(rollout.returns[:, None])", "whole(rollout.advantages[:, None])", "critic guided by advantages"),
     Mutant(
         GUIDANCE,
         "(rollout.advantages.std(correction=0) + 1e-8)",
@@ -464,33 +462,49 @@ MUTANTS = [
     Mutant(
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
-    Mutant(PHASE, "signal[part]", "signal[: len(part)]", "guidance of other rows"),
-    Mutant(PHASE, "signals.get(block.role)", 'signals.get("actor")', "all blocks guided as the actor's"),
+    Mutant(PHASE, "target[part]", "target[: len(part)]", "guidance of other rows"),
+    Mutant(PHASE, "guidance.get(block.role)", 'guidance.get("actor")', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
-        "th.cat([signal * math.sqrt(columns / signal.shape[1]) for signal in signals.values()], dim=1)",
-        'signals["actor"]',
+        "_shared(list(guidance.values()))",
+        'guidance["actor"]',
         "shared blocks guided by the actor alone",
     ),
-    Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "1.0", "shared blocks guided by the number of columns"),
-    Mutant(PHASE, "math.sqrt(columns / signal.shape[1])", "math.sqrt(1 / signal.shape[1])", "shared blocks guided less"),
-    Mutant(PHASE, "standardise(signal) for", "signal for", "guidance as it comes"),
+    Mutant(PHASE, "math.sqrt(columns / part.shape[1])", "1.0", "shared blocks guided by the number of columns"),
+    Mutant(PHASE, "math.sqrt(columns / part.shape[1])", "math.sqrt(1 / part.shape[1])", "shared blocks guided less"),
+    Mutant(PHASE, "standardise(own) for", "own for", "guidance as it comes"),
     Mutant(ON_POLICY, "rows.number, rows.guidance)", "rows.number, {})", "signals not handed on"),
     # === The guided loss ===
     Mutant(LOSS, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
     Mutant(LOSS, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
     Mutant(LOSS, "max(residual.numel(), 1)", "max(len(residual), 1)", "no mean over columns"),
-    Mutant(LOSS, "th.addmm(image.intercept, outputs, image.weights)", "outputs @ image.weights", "no intercept"),
+    Mutant(LOSS, "th.addmm(self.intercept, outputs, self.weights)", "outputs @ self.weights", "no intercept"),
     Mutant(LOSS, "-mean @ weights", "mean @ weights", "sign of the intercept"),
     Mutant(LOSS, "penalty = ridge * rows +", "penalty = ridge * gram.diagonal().mean() +", "penalty relative to outputs"),
     Mutant(LOSS, "penalty = ridge * rows +", "penalty = ridge +", "penalty that counts as one row"),
     Mutant(LOSS, " + 8 * th.finfo(gram.dtype).eps * gram.diagonal().sum()", "", "penalty below rounding errors"),
     Mutant(LOSS, "centred = outputs - mean ", "centred = outputs ", "outputs not centred"),
     Mutant(LOSS, "matched + penalty * weights.square().sum() / total", "matched", "explained less the penalty"),
-    Mutant(LOSS, "centred = guidance - guidance.mean(dim=0)", "centred = guidance", "standardised without centring"),
-    Mutant(LOSS, ".mean(dim=0).sqrt()", ".mean(dim=0)", "variance for the deviation"),
-    Mutant(LOSS, "varies = deviation > rounding", "varies = deviation > 0", "rounding noise guides"),
-    Mutant(LOSS, ".clamp_min(th.finfo(guidance.dtype).tiny)", "", "divided by guidance that does not vary"),
+    Mutant(LOSS, "(part - part.mean(dim=0)) / unit", "part / unit", "standardised without centring"),
+    Mutant(LOSS, "th.where(mean > 0, mean, 1.0).sqrt()", "th.where(mean > 0, mean, 1.0)", "variance for the deviation"),
+    Mutant(LOSS, "varies = variance.sqrt() > 32 *", "varies = variance.sqrt() > 0 *", "rounding noise guides"),
+    Mutant(LOSS, "th.where(varies, variance, 0.0).mean()", "variance.amax()", "the unit of the largest column"),
+    Mutant(
+        LOSS, "th.where(guidance.said.any(dim=0), image.of(outputs), 0.0)", "guidance.said", "all that is said to be matched"
+    ),
+    Mutant(
+        LOSS,
+        "th.where(guidance.said.any(dim=0), image.of(outputs), 0.0)",
+        "image.of(outputs)",
+        "the critic's image to be kept",
+    ),
+    Mutant(LOSS, "own + guidance.change", "own + guidance.wanted", "what is said to be added to the image"),
+    Mutant(PHASE, "                if target is None:\n", "                if True:\n", "the change added in every pass"),
+    Mutant(PHASE, "linear_image(outputs, guidance.wanted)", "linear_image(outputs, guidance.change)", "image of the change"),
+    Mutant(
+        HISTORY, "part.guidance[role] for part in parts", "guidance[role] for part in parts", "guidance of the last rollout"
+    ),
+    Mutant(LOSS, ".clamp_min(th.finfo(columns.dtype).tiny)", "", "divided by guidance that does not vary"),
     Mutant(
         ROOT,
         "observations = {key: observations[key] for key in policy.observation_space.spaces}",
@@ -503,15 +517,14 @@ MUTANTS = [
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
     Mutant(
         PHASE,
-        "            image = None\n            if signal is not None and self.objective.guidance_coef > 0:",
-        "            image = image if steps else None\n"
-        "            if signal is not None and self.objective.guidance_coef > 0 and image is None:",
+        "            if guidance is not None and self.objective.guidance_coef > 0:",
+        "            if guidance is not None and self.objective.guidance_coef > 0 and image is None:",
         "image fitted once",
     ),
     Mutant(
         PHASE,
-        "linear_image(th.cat(outputs), signal)",
-        "linear_image(th.cat(outputs)[: self.batch_size], signal[: self.batch_size])",
+        "linear_image(outputs, guidance.wanted)",
+        "linear_image(outputs[: self.batch_size], guidance.wanted[: self.batch_size])",
         "image fitted to some rows",
     ),
     Mutant(
@@ -1288,25 +1301,25 @@ MUTANTS = [
     ),
     Mutant(
         GUIDANCE,
-        "return improved + advantages[:, None] * score\n",
-        "return improved - advantages[:, None] * score\n",
+        "change = advantages[:, None] * score\n",
+        "change = -advantages[:, None] * score\n",
         "sign of scores",
     ),
     Mutant(
         GUIDANCE,
-        "(improved + advantages[:, None] * score * variance)",
-        "(improved + advantages[:, None] * score)",
+        "change * variance / unit",
+        "change / unit",
         "no natural",
     ),
     # === Closed form ===
     Mutant(
         GRADIENTS,
-        "outputs - weights * outputs.softmax(dim=1)",
-        "outputs + weights * outputs.softmax(dim=1)",
+        "-weights * outputs.softmax(dim=1)",
+        "weights * outputs.softmax(dim=1)",
         "sign of scores",
     ),
-    Mutant(GRADIENTS, "weights * (actions - outputs)) *", "weights * (outputs - actions)) *", "sign of scores of means"),
-    Mutant(GRADIENTS, "(actions - outputs)) * th.exp(-policy.log_std)", "(actions - outputs))", "scores not in deviations"),
+    Mutant(GRADIENTS, "weights * (actions - outputs) *", "weights * (outputs - actions) *", "sign of scores of means"),
+    Mutant(GRADIENTS, "(actions - outputs) * inverse_std", "(actions - outputs)", "scores not in deviations"),
     Mutant(GRADIENTS, "(log_probs + entropy[:, None])", "(log_probs - entropy[:, None])", "slope of the entropy"),
     Mutant(GRADIENTS, "(-probs * rate)", "(probs * rate)", "sign of the probabilities"),
     Mutant(GRADIENTS, "(noise.square() - 1) + slopes.entropy", "(noise.square() - 1) - slopes.entropy", "sign of the entropy"),
