@@ -243,7 +243,7 @@ class Surrogate:
         error, value_slope = self._value_error(batch, outputs.values)
         self.records.append((log_ratio, th.min(plain, clipped), error, outputs.entropy))
         if self.target_kl is not None:
-            self.kl = approximate_kl(log_ratio).item()
+            self.kl = approximate_kl(log_ratio).mean().item()
             # SB3 also stops before the step
             if self.kl > 1.5 * self.target_kl:
                 return None
@@ -267,14 +267,12 @@ class Surrogate:
         """
         Average the figures that SB3's PPO logs.
 
-        :return: the figures by key: means over minibatches, ``approx_kl`` over those of the last epoch, ``loss`` of the last
-            one
+        :return: by key, means over minibatches; ``approx_kl`` over those of the last epoch, ``loss`` of the last one
         """
         sizes = th.tensor([len(record[0]) for record in self.records])
         log_ratio, surrogate, error, entropy = (th.cat(rows).cpu() for rows in zip(*self.records, strict=True))
         weights = (1 / (sizes * len(sizes))).to(log_ratio).repeat_interleave(sizes)
         last_epoch, last = int(sizes[: self.first_of_epoch].sum()), slice(-int(sizes[-1]), None)
-        change = log_ratio.expm1()
 
         def mean(rows: th.Tensor, first: int = 0) -> float:
             return (th.dot(weights[first:], rows[first:]) / weights[first:].sum()).item()
@@ -284,19 +282,19 @@ class Surrogate:
             "entropy_loss": -mean(entropy),
             "policy_gradient_loss": -mean(surrogate),
             "value_loss": mean(error.square()),
-            "clip_fraction": mean((change.abs() > self.clip_range).to(change)),
-            "approx_kl": mean(change - log_ratio, last_epoch),
+            "clip_fraction": mean((log_ratio.expm1().abs() > self.clip_range).to(error)),
+            "approx_kl": mean(approximate_kl(log_ratio), last_epoch),
             "loss": loss.item(),
         }
 
 
 def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
     """
-    Estimate KL(old || new) by ``mean((r - 1) - log r)``, with ``r`` the probability ratio.
+    Estimate KL(old || new) by ``(r - 1) - log r``, with ``r`` the probability ratio.
 
-    The estimate is never negative (J. Schulman, "Approximating KL divergence", 2020). SB3's PPO logs it as ``approx_kl``.
+    The estimates are never negative (J. Schulman, "Approximating KL divergence", 2020). SB3's PPO logs their mean.
 
     :param log_ratio: (N,) log of new over old probability of the actions taken
-    :return: scalar >= 0
+    :return: (N,) one estimate for each action, >= 0
     """
-    return (log_ratio.exp() - 1 - log_ratio).mean()
+    return log_ratio.expm1() - log_ratio

@@ -11,7 +11,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_forward.inspect.metrics import dead_share, distortion, effective_rank, saturated_share, unit_deviations
+from sb3_forward.inspect.metrics import (
+    dead_share,
+    distortion,
+    effective_rank,
+    saturated_share,
+    singular_values,
+    unit_deviations,
+)
 from sb3_forward.inspect.probe import held_out_r2
 from sb3_forward.inspect.recording import Recording, network_of, record
 from sb3_forward.inspect.states import States
@@ -90,16 +97,15 @@ def principal_coordinates(features: np.ndarray) -> np.ndarray:
 
 def _layer(name: str, role: str, features: th.Tensor, states: States) -> Layer:
     coordinates = principal_coordinates(features.double().cpu().numpy())
-    spectrum = np.linalg.norm(coordinates, axis=0)
-    spectrum[spectrum <= np.finfo(np.float32).eps * features.double().norm().item()] = 0.0
+    spectrum = singular_values(features)
     return_r2, value_r2 = _probe(coordinates, states)
     return Layer(
         name,
         role,
         features.shape[1],
-        spectrum,
+        spectrum.numpy(force=True),
         np.pad(coordinates, ((0, 0), (0, 1)))[:, :2],
-        {"effective_rank": effective_rank(th.as_tensor(spectrum)), "return_r2": return_r2, "value_r2": value_r2},
+        {"effective_rank": effective_rank(spectrum), "return_r2": return_r2, "value_r2": value_r2},
         None,
         None,
     )
