@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from gymnasium.wrappers import TimeLimit
@@ -15,6 +16,7 @@ from torch import nn
 
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.heads.guidance import actor_guidance
+from sb3_forward.rollouts.recorder import LatentRecorder
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv, small_model
 
 
@@ -418,6 +420,25 @@ def test_callbacks_that_change_nothing_change_nothing(algorithm: Any, callback: 
     for name, value in models[0].policy.named_parameters():
         assert th.equal(models[1].policy.get_parameter(name), value), name
     assert len(models[0].history.recent) == len(models[1].history.recent) > 0
+
+
+def test_features_are_recorded_in_calls_of_the_policy_alone() -> None:
+    """Not in those of the value head by itself, nor in a call that has failed."""
+    policy = small_model(ForwardA2C).policy
+    recorder = LatentRecorder(policy)
+    first, second, other = (th.full((2, *policy.observation_space.shape), value) for value in (0.1, 0.2, 0.3))
+    with recorder.recording(), th.no_grad():
+        for observations in (first, second):
+            with pytest.raises(RuntimeError):
+                policy(observations[:, :-1])
+            policy(observations)
+            recorder.on_step([{}, {}], np.zeros(2, bool))
+            policy.predict_values(other)
+        (actor, critic), recorded = recorder.take(2, 2, unchanged=True, compute=lambda: pytest.fail("nothing is missing"))
+        rows = th.stack([first[0], second[0], first[1], second[1]])  # environment by environment
+        expected = policy.mlp_extractor(policy.extract_features(rows))
+    assert recorded
+    th.testing.assert_close((actor, critic), expected)
 
 
 @pytest.mark.parametrize("written", ["returns", "advantages, too"])

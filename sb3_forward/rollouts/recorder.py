@@ -33,8 +33,7 @@ class LatentRecorder:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
-        self._inside = False
-        self._call: tuple[list[th.Tensor], list[th.Tensor]] = ([], [])
+        self._inputs: dict[int, th.Tensor] = {}  # of the last call of the action head, 0, and of the value head, 1
         # For each step, the features of each call of the policy, by the algorithm and perhaps by callbacks
         self._steps: list[list[Latents]] = [[]]
         self.truncations: list[Truncation] = []  #: those of the rollout
@@ -51,8 +50,8 @@ class LatentRecorder:
             yield
             return
         handles = [
-            self.policy.register_forward_pre_hook(lambda *_: self._enter()),
-            self.policy.register_forward_hook(lambda *_: self._leave(), always_call=True),
+            # A call of the policy ends with both heads; the value head is also called alone, for values of last observations
+            self.policy.register_forward_hook(lambda *_: self._end_call()),
             # These run before a user's hooks, which may change the inputs of a head. The user's hooks run again whenever the
             # head is called with recorded features
             self.policy.action_net.register_forward_pre_hook(lambda _, inputs: self._keep(0, inputs), prepend=True),
@@ -98,18 +97,13 @@ class LatentRecorder:
         found = _found_again(steps, computed, n_envs) if fits else None
         return (computed, False) if found is None else (found, True)
 
-    def _enter(self) -> None:
-        self._inside, self._call = True, ([], [])
-
-    def _leave(self) -> None:
-        actor, critic = self._call
-        self._inside, self._call = False, ([], [])
-        if len(actor) == len(critic) == 1:
-            self._steps[-1].append((actor[0], critic[0]))
-
     def _keep(self, side: int, inputs: tuple[Any, ...]) -> None:
-        if self._inside:
-            self._call[side].append(inputs[0].detach())
+        self._inputs[side] = inputs[0].detach()
+
+    def _end_call(self) -> None:
+        if len(self._inputs) == 2:
+            self._steps[-1].append((self._inputs[0], self._inputs[1]))
+        self._inputs = {}
 
 
 def _found_again(steps: list[list[Latents]], computed: Latents, n_envs: int) -> Latents | None:

@@ -1983,21 +1983,6 @@ MUTANTS = [
     ),
     Mutant(
         RECORDER,
-        "        self._inside, self._call = False, ([], [])\n        if len",
-        "        self._call = ([], [])\n        if len",
-        "never outside the policy",
-        equivalent="what is kept outside of a call is cleared by the next one",
-    ),
-    Mutant(
-        RECORDER,
-        ", always_call=True)",
-        ")",
-        "inside for good after a call that fails",
-        equivalent="what is kept outside of a call is cleared by the next one",
-        found_by="own_policies",
-    ),
-    Mutant(
-        RECORDER,
         "        if not hooks:\n            yield\n            return\n",
         "",
         "a compiled policy hooked",
