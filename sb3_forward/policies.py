@@ -25,7 +25,7 @@ class SparingCategorical(CategoricalDistribution):
     SB3's categorical distribution with fewer checks, and with the same actions and probabilities.
 
     While gradients are off, as in a rollout, it only checks that the logits are finite. PyTorch's checks, of logits and of
-    actions just drawn, take a good part of the time of a step.
+    actions just drawn, and its provisions for samples of any shape take a good part of the time of a step.
     """
 
     def proba_distribution(self, action_logits: th.Tensor) -> "SparingCategorical":
@@ -42,6 +42,27 @@ class SparingCategorical(CategoricalDistribution):
             return super().proba_distribution(action_logits)
         self.distribution = Categorical(logits=action_logits, validate_args=False)
         return self
+
+    def sample(self) -> th.Tensor:
+        """
+        Draw actions.
+
+        :return: (B,) indices
+        """
+        return th.multinomial(self.distribution.probs, 1, replacement=True).squeeze(1)
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """
+        Compute the log-probabilities of actions.
+
+        :param actions: (B,) indices, or one for all rows
+        :return: (B,)
+        :raises RuntimeError: if an index is out of range
+        """
+        logits = self.distribution.logits
+        if actions.shape != logits.shape[:-1]:
+            return super().log_prob(actions)
+        return logits.gather(1, actions.long()[:, None]).squeeze(1)
 
 
 class ForwardPolicy(ActorCriticPolicy):

@@ -91,10 +91,19 @@ def test_discrete_actions_are_those_of_sb3(deterministic: bool, grad: bool) -> N
         with th.set_grad_enabled(grad):
             actions, values, log_prob = policy(observations, deterministic)
             distribution: Any = policy.get_distribution(observations)
-            said.append((actions, values, log_prob, distribution.entropy(), distribution.distribution.probs))
+            # Also one action for all rows, and numbers as SB3's buffers have them
+            log_probs = [distribution.log_prob(own) for own in (th.arange(64) % 3, th.ones(1), th.zeros(64))]
+            said.append((actions, values, log_prob, distribution.entropy(), distribution.distribution.probs, *log_probs))
+            with pytest.raises((RuntimeError, ValueError)):
+                distribution.log_prob(th.full((64,), 10))
     for own, expected in zip(*said, strict=True):
         assert th.equal(own, expected)
         assert own.requires_grad == expected.requires_grad
+    if grad:
+        weights: list[Any] = [ours.action_net.weight, theirs.action_net.weight]
+        scores = said[0][5], said[1][5]
+        own, expected = (th.autograd.grad(score.sum(), weight)[0] for score, weight in zip(scores, weights, strict=True))
+        assert th.equal(own, expected)
 
 
 @pytest.mark.parametrize("grad", [False, True])
