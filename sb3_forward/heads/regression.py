@@ -41,7 +41,8 @@ def cross_moments(features: th.Tensor, targets: th.Tensor) -> th.Tensor:
     :param targets: (N, k)
     :return: (d + 1, k)
     """
-    return th.cat([features.T @ targets, targets.sum(dim=0, keepdim=True)])
+    products = (targets.T @ features).T  # few columns of targets take a tenth of the time of `features.T @ targets`
+    return th.cat([products, targets.sum(dim=0, keepdim=True)])
 
 
 def solve_ridge(gram: th.Tensor, moments: th.Tensor, ridge: float) -> th.Tensor:
