@@ -21,7 +21,7 @@ from sb3_forward.local.loss import Guidance, LinearImage, LocalObjective, linear
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.records import BlockRecord, relative_change
 from sb3_forward.local.root import leaves, prepare
-from sb3_forward.local.rows import Latents, join
+from sb3_forward.local.rows import Latents, join, pick
 
 # Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
@@ -119,7 +119,7 @@ class Feed:
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
         """Return named values for some rows; layers that have to run for this are in evaluation mode."""
-        found = {name: self._held[name][rows] for name in names if name in self._held}
+        found = {name: pick(self._held[name], rows) for name in names if name in self._held}
         if len(found) < len(set(names)):
             _set_training(self._learning, False)
             for name in names:
@@ -131,7 +131,7 @@ class Feed:
         if name in found:
             return
         if name in self._held:
-            found[name] = self._held[name][rows]
+            found[name] = pick(self._held[name], rows)
         elif name not in self._makers:
             self._observe(rows, found)
         else:
@@ -256,7 +256,7 @@ class HiddenPhase:
 
         def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
             inputs = feed.inputs(index, part)
-            return inputs, partial(self.objective.of_minibatch, inputs, None if target is None else target[part], image)
+            return inputs, partial(self.objective.of_minibatch, inputs, None if target is None else pick(target, part), image)
 
         # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm

@@ -462,7 +462,7 @@ MUTANTS = [
     Mutant(
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
-    Mutant(PHASE, "target[part]", "target[: len(part)]", "guidance of other rows"),
+    Mutant(PHASE, "pick(target, part)", "target[: len(part)]", "guidance of other rows"),
     Mutant(PHASE, "guidance.get(block.role)", 'guidance.get("actor")', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
@@ -758,8 +758,8 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "            found[name] = self._held[name][rows]\n",
-        "            found[name] = self._held[name][: len(self._held[name][rows])]\n",
+        "            found[name] = pick(self._held[name], rows)\n",
+        "            found[name] = self._held[name][: len(pick(self._held[name], rows))]\n",
         "layers run anew on the first rows",
         found_by="images",
     ),
