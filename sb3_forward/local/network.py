@@ -12,7 +12,7 @@ from sb3_forward.local.blocks import Block
 from sb3_forward.local.fingerprint import Fingerprint
 from sb3_forward.local.parts import Part
 from sb3_forward.local.root import leaves, prepare, sample
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, join
 from sb3_forward.local.splitting import split
 
 # Called in place of a block in a forward pass: maps the block and its inputs to outputs
@@ -85,22 +85,25 @@ class HiddenNetwork:
         if not self.is_current(self.policy):
             # A module has been replaced or hooked. The next update will find the new blocks; until then they are found here
             return HiddenNetwork(self.policy).latents(observations, visit)
-        inputs = leaves(prepare(self.policy, observations))
-        own = None if visit is None else lambda index, values: visit(self.steps[index], values)
-        return self._split.walk(inputs, own)
+        return self._walk(observations, None if visit is None else lambda index, values: visit(self.steps[index], values))
+
+    def _walk(self, observations: PyTorchObs, visit: Callable[[int, Any], Any] | None = None) -> Latents:
+        return self._split.walk(leaves(prepare(self.policy, observations)), visit)
 
     @th.no_grad()
     def features(self, batches: Iterable[PyTorchObs]) -> Latents:
         """
         Compute the top features of observations as in a rollout: with dropout off and the statistics of BatchNorm fixed.
 
+        The blocks must be those of the policy, see :meth:`is_current`; :meth:`latents` looks for itself.
+
         :param batches: at least one batch of observations, (B, ...) each
         :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
         """
         self.policy.set_training_mode(False)
-        actor, critic = zip(*map(self.latents, batches), strict=True)
+        latents = join(list(map(self._walk, batches)))
         self.policy.set_training_mode(True)
-        return th.cat(actor), th.cat(critic)
+        return latents
 
     def chunks(self, observations: PyTorchObs) -> Iterator[PyTorchObs]:
         """

@@ -23,7 +23,7 @@ from sb3_forward.heads.regression import follow_from_rewards
 from sb3_forward.heads.training import CachedRollout, Observations, evaluate
 from sb3_forward.local.fingerprint import alike
 from sb3_forward.local.network import HiddenNetwork
-from sb3_forward.local.rows import Latents, pick
+from sb3_forward.local.rows import Latents, join, pick
 from sb3_forward.rollouts.history import WINDOW_ROWS, Transitions
 from sb3_forward.rollouts.recorder import LatentRecorder
 
@@ -110,7 +110,8 @@ class RolloutReader:
         :param ends: batches of observations, or single ones
         :return: (N, d_vf) of all rows
         """
-        return self.network.features(self.network.policy.obs_to_tensor(end)[0] for end in ends)[1]
+        together = join([self.network.policy.obs_to_tensor(end)[0] for end in ends])
+        return self.network.features(self.network.chunks(together))[1]
 
     def _latents_of(self, observations: Observations, rows: int) -> Latents:
         return self.network.features(map(observations, th.arange(rows).split(self.network.pass_rows)))
