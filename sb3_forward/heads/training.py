@@ -22,7 +22,6 @@ from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import SampleFeatures, basis_of
 from sb3_forward.heads.whitening import Whitening, output_scale
 from sb3_forward.local.network import HIDDEN
-from sb3_forward.local.rows import pick
 
 # Maps indices (B,) to these observations of a rollout
 Observations = Callable[[th.Tensor], PyTorchObs]
@@ -47,7 +46,7 @@ class CachedRollout(NamedTuple):
         :param rows: (B,) indices, or a range
         :return: these rows
         """
-        columns: Any = (None if column is None else pick(column, rows) for column in self)
+        columns: Any = (None if column is None else column[rows] for column in self)
         return CachedRollout(*columns)
 
 

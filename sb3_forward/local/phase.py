@@ -19,9 +19,9 @@ from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objectiv
 from sb3_forward.local.finite import parameter_problem
 from sb3_forward.local.loss import Guidance, LinearImage, LocalObjective, linear_image, own_target, standardise, summarised
 from sb3_forward.local.network import HiddenNetwork
-from sb3_forward.local.records import BlockRecord, relative_change
+from sb3_forward.local.records import BlockRecord
 from sb3_forward.local.root import leaves, prepare
-from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
@@ -119,7 +119,7 @@ class Feed:
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
         """Return named values for some rows; layers that have to run for this are in evaluation mode."""
-        found = {name: pick(self._held[name], rows) for name in names if name in self._held}
+        found = {name: self._read(name, rows) for name in names if name in self._held}
         if len(found) < len(set(names)):
             _set_training(self._learning, False)
             for name in names:
@@ -127,11 +127,15 @@ class Feed:
             _set_training(self._learning, True)
         return found
 
+    def _read(self, name: str, rows: th.Tensor | slice) -> th.Tensor:
+        # A fifth of the time of indexing
+        return self._held[name].index_select(0, rows) if isinstance(rows, th.Tensor) else self._held[name][rows]
+
     def _compute(self, name: str, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
         if name in found:
             return
         if name in self._held:
-            found[name] = pick(self._held[name], rows)
+            found[name] = self._read(name, rows)
         elif name not in self._makers:
             self._observe(rows, found)
         else:
@@ -248,15 +252,15 @@ class HiddenPhase:
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
             self.records[block.name] = BlockRecord(
-                sum(losses) / len(steps), sum(norms) / len(steps), relative_change(before, block.parameters), float(explained)
+                sum(losses) / len(steps), sum(norms) / len(steps), _relative_change(before, block.parameters), float(explained)
             )
 
     def _step(self, index: int, feed: Feed, rows: th.Tensor, target: th.Tensor | None, image: LinearImage | None) -> LocalStep:
         block = self.network.steps[index]
 
         def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
-            inputs = feed.inputs(index, part)
-            return inputs, partial(self.objective.of_minibatch, inputs, None if target is None else pick(target, part), image)
+            inputs, wanted = feed.inputs(index, part), None if target is None else target.index_select(0, part)
+            return inputs, partial(self.objective.of_minibatch, inputs, wanted, image)
 
         # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = image is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
@@ -288,3 +292,9 @@ def _set_training(modules: list[nn.Module], training: bool) -> None:
 
 def _sum(first: Gradients, second: Gradients) -> Gradients:
     return tuple(None if own is None or other is None else own.add_(other) for own, other in zip(first, second, strict=True))
+
+
+def _relative_change(before: list[th.Tensor], after: list[nn.Parameter]) -> float:
+    """Compute the norm of the change of some tensors over their norm before."""
+    change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
+    return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()

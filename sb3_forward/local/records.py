@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.logger import Logger
 
 
@@ -31,15 +30,3 @@ def log(records: dict[str, BlockRecord], logger: Logger) -> None:
                 logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))
     logger.record("train/local_loss", float(np.mean([record.loss for record in records.values()])))
     logger.record("train/local_grad_norm", float(np.mean([record.grad_norm for record in records.values()])))
-
-
-def relative_change(before: list[th.Tensor], after: list[th.nn.Parameter]) -> float:
-    """
-    Compute the relative change of some tensors.
-
-    :param before: tensors
-    :param after: the same tensors later
-    :return: norm of the change over the norm before
-    """
-    change = th.stack([(new - old).norm() for old, new in zip(before, after, strict=True)]).norm()
-    return (change / th.stack([old.norm() for old in before]).norm().clamp_min(th.finfo(change.dtype).tiny)).item()

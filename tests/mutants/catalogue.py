@@ -462,7 +462,7 @@ MUTANTS = [
     Mutant(
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
-    Mutant(PHASE, "pick(target, part)", "target[: len(part)]", "guidance of other rows"),
+    Mutant(PHASE, "target.index_select(0, part)", "target[: len(part)]", "guidance of other rows"),
     Mutant(PHASE, "guidance.get(block.role)", 'guidance.get("actor")', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
@@ -604,9 +604,9 @@ MUTANTS = [
         found_by="run",
     ),
     Mutant(PHASE, "[parameter.clone() for parameter in block.parameters]", "list(block.parameters)", "no movement recorded"),
-    Mutant(RECORDS, "th.stack([(new - old).norm()", "th.stack([new.norm()", "norm recorded for the movement"),
+    Mutant(PHASE, "th.stack([(new - old).norm()", "th.stack([new.norm()", "norm recorded for the movement"),
     Mutant(
-        RECORDS,
+        PHASE,
         "(change / th.stack([old.norm() for old in before]).norm()",
         "(change / before[0].norm()",
         "another unit of it",
@@ -758,8 +758,8 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "            found[name] = pick(self._held[name], rows)\n",
-        "            found[name] = self._held[name][: len(pick(self._held[name], rows))]\n",
+        "            found[name] = self._read(name, rows)\n",
+        "            found[name] = self._held[name][: len(self._read(name, rows))]\n",
         "layers run anew on the first rows",
         found_by="images",
     ),
