@@ -201,6 +201,19 @@ def test_last_observations_come_in_any_order() -> None:
     assert th.equal(fitted(Backwards), fitted(RandomEnv))
 
 
+def test_last_observations_are_read_in_one_pass() -> None:
+    model = small_model(ForwardA2C).learn(16)
+    ends = [np.full((2, 4), 0.1, np.float32), *np.eye(4, dtype=np.float32)[:3]]
+    one_by_one = th.cat([model.reader.end_features([end]) for end in ends])
+    batches: list[int] = []
+    layer = model.policy.mlp_extractor.value_net[0]
+    handle = layer.register_forward_hook(lambda module, inputs, outputs: batches.append(len(outputs)))
+    together = model.reader.end_features(ends)
+    handle.remove()
+    assert batches == [5]
+    th.testing.assert_close(together, one_by_one)
+
+
 # === Fit ===
 
 
