@@ -106,11 +106,21 @@ def signals_of(update: Any) -> dict[str, tuple[th.Tensor, th.Tensor]]:
     unit = (said + change).var(dim=0, correction=0).mean().sqrt()
     wanted, change, returns = ((part - part.mean(dim=0)) for part in (said + change, change, returns))
     wanted, change, returns = wanted / unit, change / unit, returns / returns.std(correction=0)
-    # Each has half of the variance, and one column on average that of one
-    half = (1 + wanted.shape[1]) / 2
-    ours, theirs = math.sqrt(half / wanted.shape[1]), math.sqrt(half)
-    shared = (th.cat([wanted * ours, returns * theirs], dim=1), th.cat([change * ours, th.zeros_like(returns)], dim=1))
-    return {"actor": (wanted, change), "critic": (returns, th.zeros_like(returns)), "shared": shared}
+    wanted, change, returns = wanted.double(), change.double(), returns.double()
+    return {"actor": (wanted, change), "critic": (returns, th.zeros_like(returns))}
+
+
+def of_both(signals: dict[str, tuple[th.Tensor, th.Tensor]], outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """What guides a block that both share: gradients of equal norm, and a variance of one in the mean over columns."""
+    parts = []
+    for wanted, change in signals.values():
+        weights = image_weights(outputs, wanted)
+        residual = change if change.any() else wanted - (outputs - outputs.mean(dim=0)) @ weights
+        scale = (residual @ weights.T).norm() ** -0.5
+        parts.append((wanted * scale, change * scale))
+    wanted, change = (th.cat(columns, dim=1) for columns in zip(*parts, strict=True))
+    unit = wanted.square().mean().sqrt()
+    return wanted / unit, change / unit
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -156,9 +166,11 @@ def test_every_block_learns_from_its_own_loss(
             name = update.steps[first].block.name
             # What the block below says since it has learned
             inputs = stands[below[name]]
-            wanted, change = (part.double() for part in signals[update.steps[first].block.role])
             with th.no_grad():
                 outputs = update.steps[first].before(inputs).double()
+                role = update.steps[first].block.role
+                if first % 4 == 0:
+                    wanted, change = of_both(signals, outputs) if role == "shared" else signals[role]
                 weights = image_weights(outputs, wanted)
                 own_image = (outputs - outputs.mean(dim=0)) @ weights
                 if first % 4 == 0:  # before its first pass

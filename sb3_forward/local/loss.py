@@ -22,6 +22,7 @@ feature maps by a few numbers per channel. A convolution gives thousands of numb
 thousand rows and carry no more information (our choice, with its measurement in the lab log).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -136,6 +137,30 @@ def own_target(outputs: th.Tensor, guidance: Guidance, image: LinearImage) -> th
     """
     own = th.where(guidance.said.any(dim=0), image.of(outputs), 0.0)
     return own + guidance.change.to(outputs.dtype)
+
+
+def balanced(outputs: th.Tensor, guidance: Sequence[Guidance]) -> Guidance:
+    """
+    Join the guidance of the heads that share a block, so that the gradients of their losses have the same norm.
+
+    What is left to explain of the returns is far more than the change of a policy, and would drown it (our choice, with its
+    measurement in the lab log).
+
+    :param outputs: (N, d)
+    :param guidance: (N, k_i) each, from :func:`standardise`; at least one
+    :return: (N, k), as from :func:`standardise`
+    """
+    if len(guidance) == 1:
+        return guidance[0]
+    scaled = []
+    for own in guidance:
+        image = linear_image(outputs, own.wanted)
+        norm = ((own_target(outputs, own, image) - image.of(outputs)) @ image.weights.T).norm()
+        # The gradient goes with the square of the unit
+        scale = th.where(norm > 0, norm, 1.0).rsqrt()
+        scaled.append([part * scale for part in own])
+    said, change = (th.cat(parts, dim=1) for parts in zip(*scaled, strict=True))
+    return standardise(Guidance(said, change))
 
 
 def guided(outputs: th.Tensor, target: th.Tensor, image: LinearImage) -> tuple[th.Tensor, th.Tensor]:

@@ -17,7 +17,16 @@ from torch import nn
 
 from sb3_forward.local.blocks import Activations, Gradients, LocalStep, Objective
 from sb3_forward.local.finite import parameter_problem
-from sb3_forward.local.loss import Guidance, LinearImage, LocalObjective, linear_image, own_target, standardise, summarised
+from sb3_forward.local.loss import (
+    Guidance,
+    LinearImage,
+    LocalObjective,
+    balanced,
+    linear_image,
+    own_target,
+    standardise,
+    summarised,
+)
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.records import BlockRecord
 from sb3_forward.local.root import leaves, prepare
@@ -205,9 +214,8 @@ class HiddenPhase:
         :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
-        guidance = {role: standardise(own) for role, own in guidance.items()}
-        if guidance:
-            guidance["shared"] = _shared(list(guidance.values()))
+        guides = {role: [standardise(own)] for role, own in guidance.items()}
+        guides["shared"] = [own for role in guides.values() for own in role]
         self.records = {}
         # A module of the user's own may stay in evaluation mode
         self.network.policy.set_training_mode(True)
@@ -220,7 +228,7 @@ class HiddenPhase:
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guidance.get(block.role), own)
+                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -231,29 +239,28 @@ class HiddenPhase:
         self.network.policy.set_training_mode(True)
         return latents
 
-    def _train_block(self, index: int, feed: Feed, rows: int, guidance: Guidance | None, modules: list[nn.Module]) -> None:
+    def _train_block(self, index: int, feed: Feed, rows: int, guides: list[Guidance], modules: list[nn.Module]) -> None:
         block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
-        explained: th.Tensor | float = math.nan
-        target = image = None
+        guidance = target = image = None
         for _ in range(self.epochs):
-            if guidance is not None and self.objective.guidance_coef > 0:
+            if guides and self.objective.guidance_coef > 0:
                 outputs = th.cat([summarised(block.forward(feed.inputs(index, chunk))) for chunk in feed.chunks])
+                if guidance is None:
+                    guidance = balanced(outputs, guides)
                 image = linear_image(outputs, guidance.wanted)
                 if target is None:
                     # For all passes: a change that each of them added to would grow with their number
                     target = own_target(outputs, guidance, image)
-                explained = image.explained
             with feed.learning(modules):
                 for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                     if len(part) >= LEAST_ROWS:
                         steps.append(self._step(index, feed, part, target, image))
         if steps:
             losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
-            self.records[block.name] = BlockRecord(
-                sum(losses) / len(steps), sum(norms) / len(steps), _relative_change(before, block.parameters), float(explained)
-            )
+            figures = sum(losses) / len(steps), sum(norms) / len(steps), _relative_change(before, block.parameters)
+            self.records[block.name] = BlockRecord(*figures, math.nan if image is None else image.explained.item())
 
     def _step(self, index: int, feed: Feed, rows: th.Tensor, target: th.Tensor | None, image: LinearImage | None) -> LocalStep:
         block = self.network.steps[index]
@@ -275,14 +282,6 @@ class HiddenPhase:
             gradients = own if gradients is None else _sum(gradients, own)
         assert gradients is not None
         return block.step((), loss, gradients, self.max_grad_norm)
-
-
-def _shared(guidance: list[Guidance]) -> Guidance:
-    """Join the guidance of actor and critic for the blocks of both: they count equally, whatever their numbers of columns."""
-    columns = sum(own.said.shape[1] for own in guidance) / len(guidance)
-    scaled = [[part * math.sqrt(columns / part.shape[1]) for part in own] for own in guidance]
-    said, change = (th.cat(parts, dim=1) for parts in zip(*scaled, strict=True))
-    return Guidance(said, change)
 
 
 def _set_training(modules: list[nn.Module], training: bool) -> None:

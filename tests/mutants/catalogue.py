@@ -141,7 +141,7 @@ TRAIN_THEN_RUN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guidance.get(block.role), own)
+                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
                 feed.advance(index)
 """
 RUN_THEN_TRAIN = """\
@@ -149,7 +149,7 @@ RUN_THEN_TRAIN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guidance.get(block.role), own)
+                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
 """
 LEARN = """\
         try:
@@ -157,7 +157,7 @@ LEARN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guidance.get(block.role), own)
+                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -463,16 +463,18 @@ MUTANTS = [
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
     Mutant(PHASE, "target.index_select(0, part)", "target[: len(part)]", "guidance of other rows"),
-    Mutant(PHASE, "guidance.get(block.role)", 'guidance.get("actor")', "all blocks guided as the actor's"),
+    Mutant(PHASE, "guides.get(block.role, [])", 'guides.get("actor", [])', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
-        "_shared(list(guidance.values()))",
-        'guidance["actor"]',
+        "[own for role in guides.values() for own in role]",
+        'guides.get("actor", [])',
         "shared blocks guided by the actor alone",
     ),
-    Mutant(PHASE, "math.sqrt(columns / part.shape[1])", "1.0", "shared blocks guided by the number of columns"),
-    Mutant(PHASE, "math.sqrt(columns / part.shape[1])", "math.sqrt(1 / part.shape[1])", "shared blocks guided less"),
-    Mutant(PHASE, "standardise(own) for", "own for", "guidance as it comes"),
+    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "1.0", "the critic drowns the actor in shared blocks"),
+    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "1 / th.where(norm > 0, norm, 1.0)", "the actor drowns the critic"),
+    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "norm.rsqrt()", "a constant guide of shared blocks"),
+    Mutant(LOSS, "return standardise(Guidance(said, change))", "return Guidance(said, change)", "shared guidance in no unit"),
+    Mutant(PHASE, "[standardise(own)] for", "[own] for", "guidance as it comes"),
     Mutant(ON_POLICY, "rows.number, rows.guidance)", "rows.number, {})", "signals not handed on"),
     # === The guided loss ===
     Mutant(LOSS, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
@@ -517,8 +519,8 @@ MUTANTS = [
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
     Mutant(
         PHASE,
-        "            if guidance is not None and self.objective.guidance_coef > 0:",
-        "            if guidance is not None and self.objective.guidance_coef > 0 and image is None:",
+        "            if guides and self.objective.guidance_coef > 0:",
+        "            if guides and self.objective.guidance_coef > 0 and image is None:",
         "image fitted once",
     ),
     Mutant(
@@ -613,7 +615,7 @@ MUTANTS = [
     ),
     Mutant(PHASE, "sum(losses) / len(steps)", "losses[-1]", "the last loss recorded"),
     Mutant(PHASE, "sum(norms) / len(steps)", "min(norms)", "the least norm recorded"),
-    Mutant(PHASE, "explained = image.explained", "explained = image.loss", "loss recorded for R2"),
+    Mutant(PHASE, "image.explained.item()", "image.loss.item()", "loss recorded for R2"),
     Mutant(
         PHASE,
         "if (problem := parameter_problem(self.network.policy)) is not None:",
