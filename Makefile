@@ -70,7 +70,7 @@ zoo-agents: $(PACKAGE)  ## train the agents AGENTS="..." with our hyperparameter
 	$(BIN)/python -m sb3_forward.zoo.agents --output agents --env $(AGENTS)
 
 pages: $(INSTALLED)  ## commands and snippets of README and guides, in environments that their own lines make, from the wheel
-	$(BIN)/python -m nox --session pages
+	TORCH="$(TORCH)" $(BIN)/python -m nox --session pages
 
 upstream: $(INSTALLED)  ## Stable-Baselines3's and the RL Zoo's own tests, with our classes in the place of theirs
 	$(INSTALL) --editable ".[tests,envs]" "stable-baselines3[extra]"

@@ -122,15 +122,14 @@ def follow(page: str, extras: str) -> None:
     told = list(steps(page))
     if all(step.extras != extras for step in told):
         return
+    # A reader who has come so far has done what stands before
+    told = [step for step in told if set(step.extras.split(",")) <= {"", *extras.split(",")}]
     environment = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "agg"}
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "examples", Path(folder) / "examples")
-        commands = [shorter(step.command) for step in told if step.extras == extras and not step.snippet]
-        if any(step.extras == extras and step.snippet for step in told):
+        commands = [shorter(step.command) for step in told if not step.snippet]
+        if snippets := [step.command for step in told if step.snippet]:
             # Snippets go on where those before them have ended
-            snippets = [
-                step.command for step in told if step.snippet and set(step.extras.split(",")) <= {"", *extras.split(",")}
-            ]
             commands.append([sys.executable, "-c", "\n".join([LEARN_LESS, *snippets])])
         for command in commands:
             print(page, *(["snippets"] if command[1] == "-c" else command[1:]), flush=True)
