@@ -1,8 +1,9 @@
 """
 What MkDocs cannot do by itself: pages that link to files beside ``docs/``, by paths that are right in the repository, too.
 
-Results, changelog and the pages at the root become part of the site at their path from the root; ``../`` goes from the links
-of the pages in ``docs/``, and ``docs/`` from those at the root. The pictures of comparisons are drawn from their tables.
+Results, changelog, examples and the pages at the root become part of the site at their path from the root; ``../`` goes from
+the links of the pages in ``docs/``, and ``docs/`` from those elsewhere. The pictures of comparisons are drawn from their
+tables, and the page of examples ends with their code.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from sb3_forward.compare.plots import render
 from sb3_forward.compare.report import pictures
 from sb3_forward.compare.results import Results
 
@@ -23,6 +25,8 @@ BESIDE = (
     "SECURITY.md",
     "hyperparams/*.yml",
     "benchmarks/*.yml",
+    "examples/README.md",
+    "examples/*.ipynb",
     *(f"benchmarks/results/**/*.{kind}" for kind in ("md", "png", "csv", "jsonl", "txt")),
 )
 # Of Sphinx, as the docstrings of Stable-Baselines3 have it, after its names have become code
@@ -62,15 +66,21 @@ def on_files(files: Files, config: Any) -> Files:
 @cache
 def _pictures(folder: Path, changed: float) -> dict[str, bytes]:
     """The pictures of a comparison, drawn once by ``mkdocs serve`` as long as its table is not changed."""
-    return dict(pictures(Results(folder).records()))
+    return {f"{name}.png": render(figure, "png") for name, figure in pictures(Results(folder).records())}
 
 
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     """
     :param markdown: of a page
+    :param page: the page
     :param kwargs: not used
     :return: the same, with links as the site has them
     """
+    if page.file.src_uri == "examples/README.md":
+        code = [f"\n## {path.name}\n\n```python\n{path.read_text()}```\n" for path in sorted(ROOT.glob("examples/*.py"))]
+        markdown = re.sub(r"\]\((\w+)\.py\)", r"](#\1py)", markdown) + "".join(code)
+    if "/" in page.file.src_uri:
+        return markdown.replace("](../docs/", "](../")
     return markdown.replace("](../", "](").replace("](docs/", "](")
 
 

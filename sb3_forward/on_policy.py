@@ -30,6 +30,7 @@ from sb3_forward.local.records import log
 from sb3_forward.local.rows import Latents, join
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
+from sb3_forward.rollouts.checks import warn_if_unnormalised
 from sb3_forward.rollouts.history import FIT_ROWS, History, PhaseRows, Transitions
 from sb3_forward.rollouts.reader import RolloutReader
 
@@ -92,6 +93,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         super()._setup_model()
         if self.hidden_training != "backprop":
             self._find_blocks()
+            if self.verbose >= 1 and self.hidden_training == "local":
+                print(*self.network.blocks, sep="\n")
             if self.history.fingerprint is None:
                 self.history.fingerprint = self.network.fingerprint()
 
@@ -167,6 +170,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if self.hidden_training == "backprop":
             super().train()
             return
+        warn_if_unnormalised(self)
         unchanged = self._prepare()
         rollout, observations = self.reader.read(self.rollout_buffer, unchanged)
         signals = self._guidance(rollout, observations)

@@ -25,11 +25,12 @@ from torch import nn
 from sb3_forward._cli import UserError
 from sb3_forward.compare.__main__ import main, parse, planned
 from sb3_forward.compare.plan import VARIANTS, Run
-from sb3_forward.compare.report import write_report
+from sb3_forward.compare.report import pictures, write_report
 from sb3_forward.compare.results import FIELDS, Results
 from sb3_forward.compare.statistics import (
     Estimate,
     aggregate,
+    by_environments,
     difference,
     estimate,
     improvement,
@@ -38,6 +39,7 @@ from sb3_forward.compare.statistics import (
     measure,
     normalise,
     profile,
+    scores,
     summarise,
     table_of_runs,
 )
@@ -561,9 +563,43 @@ def test_difference():
 
 
 def test_profile():
-    runs = normalise(two_envs())
-    assert profile(runs, "forward", np.array([0.0, 0.75, 1.25, 2.0])) == pytest.approx([1, 2 / 3, 1 / 3, 0])
-    assert profile(runs, "frozen", np.array([0.4, 0.6])) == pytest.approx([1, 0])
+    samples = scores(normalise(two_envs()), "forward", ["A-v0", "B-v0"])
+    shares = profile(samples, np.array([0.0, 0.75, 1.25, 2.0]))
+    assert shares[:, 0] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert shares[0].tolist() == [1, 1, 1]
+    assert shares[1, 1] < shares[1, 0] < shares[1, 2]
+
+
+def test_no_score_mixes_environments():
+    """Backpropagation and forward training have both environments, frozen layers have one."""
+    (both, of_both), (one, of_one) = by_environments(normalise(two_envs()))
+    assert (both, one) == (["A-v0", "B-v0"], ["B-v0"])
+    assert (set(of_both["env"]), set(of_both["variant"])) == ({"A-v0", "B-v0"}, {"bp", "forward"})
+    assert (set(of_one["env"]), set(of_one["variant"])) == ({"B-v0"}, {"bp", "forward", "frozen"})
+
+
+def test_scores_of_fewer_environments_stand_apart(tmp_path: Path):
+    runs = [rows_of(v, seed, 50.0 + seed, env=e) for e in ("A-v0", "B-v0") for v in ("bp", "forward") for seed in range(2)]
+    runs += [rows_of("frozen", seed, 40.0, env="B-v0") for seed in range(2)]
+    write_report(write_results(tmp_path, *runs))
+    report = (tmp_path / "report.md").read_text()
+    assert list(table(report, "In A-v0, B-v0:")) == ["variant", "bp", "forward"]
+    assert list(table(report, "In B-v0:")) == ["variant", "bp", "forward", "frozen"]
+    # The picture is of what all of them have, and says so
+    records = Results(tmp_path).records()
+    (axes,) = dict(pictures(records))["profiles-ppo"].axes
+    assert axes.get_title() == "PPO in B-v0"
+    assert [line.get_label() for line in axes.lines] == ["backpropagation", "forward training", "frozen hidden layers"]
+    assert len(axes.collections) == 3
+
+
+def test_curves_have_gaps_where_a_seed_has_no_return(tmp_path: Path):
+    runs = [rows_of("forward", 1, 50.0, returns=[None, 20.0, 30.0]), rows_of("forward", 2, 50.0, returns=[10.0, 20.0, 30.0])]
+    (axes,) = dict(pictures(write_results(tmp_path, *runs).records()))["curves-ppo-A-v0"].axes
+    assert axes.get_title() == "PPO in A-v0"
+    (line,) = axes.lines
+    drawn = np.isfinite(np.asarray(line.get_ydata(), dtype=float)).tolist()
+    assert drawn == [True, False, True, True]
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.01, 0.0), (100.0, -1000.0), (1.0, 300.0)])
@@ -631,9 +667,10 @@ def test_report(tmp_path: Path):
     assert lines[-1] == f"report: {tmp_path / 'report.md'}"
     assert "python 3.10.1" in report
     assert "A-v0, ppo, forward: 400 steps" in report
-    for name in ("profiles-ppo.png", "curves-ppo-A-v0.png"):
-        assert f"({name})" in report
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("profiles-ppo", "curves-ppo-A-v0"):
+        assert f"({name}.png)" in report
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_report_of_algorithms_and_environments(tmp_path: Path):

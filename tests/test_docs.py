@@ -28,7 +28,8 @@ from tests.bare_python import ROOT
 
 register()
 
-PAGES = sorted([*(ROOT / f"{page}.md" for page in ("README", "CONTRIBUTING", "SECURITY")), *(ROOT / "docs").rglob("*.md")])
+BESIDE = ("README", "CONTRIBUTING", "SECURITY", "examples/README")
+PAGES = sorted([*(ROOT / f"{page}.md" for page in BESIDE), *(ROOT / "docs").rglob("*.md")])
 REPORTS = sorted([ROOT / "CHANGELOG.md", *(ROOT / "benchmarks" / "results").rglob("*.md")])
 COMMAND = re.compile(r"(python (-m )?[^-\s]\S* |make |pip install |nox -s )\S")
 # Stands for an environment of the reader
@@ -107,7 +108,9 @@ def test_site(tmp_path: Path):
 
 
 @parametrize([page for page in PAGES if blocks(page, "python")])
-def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_runs_as_printed(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     learn = OnPolicyAlgorithm.learn
 
     def learn_less(self: OnPolicyAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> OnPolicyAlgorithm:
@@ -120,6 +123,8 @@ def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
         train_agent("forward_ppo", "CartPole-v1", tmp_path / "agents")  # as the command of the page does
     for code in blocks(page, "python"):
         exec(compile(code, name(page), "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert all(shown in printed for shown in blocks(page, "text") if shown.startswith("HiddenNetwork("))
 
 
 def test_first_snippet_of_the_readme_learns(
@@ -254,11 +259,15 @@ def test_pictures_have_their_command(page: Path):
         if picture.endswith(".svg"):
             continue  # drawn by hand
         folder, file = Path(picture).parts[-2:]
+        if picture.endswith(".gif"):
+            assert "`python examples/film.py`" in page.read_text()
+            continue
         # Folders of results are called after the command that made them, and a word more; those on held-out seeds have one
         command = f"benchmarks.{re.split(r'[_.]', file)[0]}" if folder == "results" else f"sb3_forward.{folder.split('-')[0]}"
         if "held-out" in Path(picture).parts:
             command = "sb3_forward.compare"
-        assert any(words[:3] == ["python", "-m", command] for words in commands(page)), f"{picture} without {command}"
+        told = any(words[:3] == ["python", "-m", command] for words in commands(page))
+        assert told or f"`python -m {command}`" in page.read_text(), f"{picture} without {command}"
 
 
 def test_design_has_every_module():

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from huggingface_hub import ModelCard
 from optuna.trial import TrialState
+from PIL import Image
 from torch.distributions import Distribution
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -66,6 +67,15 @@ def test_own_env() -> None:
 def test_images() -> None:
     before, after = load("images")(4_096)
     assert -1 <= before < after <= 1
+
+
+def test_film(tmp_path: Path) -> None:
+    pytest.importorskip("Box2D", reason="LunarLander needs the extra `envs`")
+    file = tmp_path / "film.gif"
+    load("film")(1_024, str(file))
+    with Image.open(file) as film:
+        assert (film.size, film.format) == ((600, 200), "GIF")
+        assert film.n_frames > 10  # type: ignore[attr-defined]
 
 
 def test_atari() -> None:

@@ -284,7 +284,7 @@ EXTRACTORS: dict[type[BaseFeaturesExtractor], tuple[list[int], str | None]] = {
     Discarded: ([2], None),
     Normalised: ([4, 2], None),
     OtherWhenTraced: ([5], "something else than as a whole"),
-    Attention: ([2, 4, 2], None),
+    Attention: ([2, 4, 2], "several layers (MultiheadAttention, NonDynamicallyQuantizableLinear)"),
     Branches: ([2, 2], None),
     ColumnsFirst: ([5], "no rows in its first dimension"),
     Transposed: ([2, 2], None),

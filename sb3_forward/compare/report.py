@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from sb3_forward._cli import write_whole
-from sb3_forward.compare.plots import plot_curves, plot_profiles
+from sb3_forward.compare.plots import plot_curves, plot_profiles, render
 from sb3_forward.compare.results import Record, Results, shared_settings
 from sb3_forward.compare.statistics import (
     CONFIDENCE,
     RESAMPLES,
     Estimate,
     aggregate,
+    by_environments,
     difference,
     normalise,
     summarise,
@@ -39,8 +42,9 @@ Columns without IQM in their name are means over seeds, where nothing else is sa
 
 HOW_TO_READ_SCORES = """\
 Returns on a scale where random actions are 0 and the mean final return of bp is 1, both taken as exact. *score*: final return
-of all runs of all environments together; the other columns are averaged over environments. *improvement*: probability that a
-run is better than one of bp (0.5: no difference). *gap*: deterministic minus stochastic return."""
+of all runs of the environments together; the other columns are averaged over environments. *improvement*: probability that a
+run is better than one of bp (0.5: no difference). *gap*: deterministic minus stochastic return. All variants of a table have
+runs in all environments of the table; what has more is shown there with these alone."""
 
 
 def write_report(results: Results) -> list[str]:
@@ -63,25 +67,28 @@ def write_report(results: Results) -> list[str]:
         sections += [f"## {algo}", *parts]
         for env in of_algo["env"].drop_duplicates():
             table = _env_table(summary[(summary["algo"] == algo) & (summary["env"] == env)])
-            sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({_curves(algo, env)})"]
+            sections += [f"### {env}", table, f"![Learning curves of {algo} in {env}]({_curves(algo, env)}.png)"]
     if commands := results.commands():
         sections += ["## Commands", "\n".join(["```bash", *commands, "```"])]
     sections += ["## Settings", _settings(records)]
     drawn = dict(pictures(records))
-    for stale in set(results.folder.glob("profiles-*.png")) - {results.folder / name for name in drawn}:
-        stale.unlink()
-    for name, png in drawn.items():
-        write_whole(results.folder / name, lambda file, png=png: file.buffer.write(png))  # type: ignore[misc]
+    for stale in results.folder.glob("profiles-*.p??"):
+        if stale.stem not in drawn:
+            stale.unlink()
+    for name, figure in drawn.items():
+        for kind in ("png", "pdf"):
+            drawing = render(figure, kind)
+            write_whole(results.folder / f"{name}.{kind}", lambda file, drawing=drawing: file.buffer.write(drawing))  # type: ignore[misc]
     write_whole(results.folder / "report.md", lambda file: file.write("\n\n".join(sections) + "\n"))
     return [*lines, f"report: {results.folder / 'report.md'}"]
 
 
-def pictures(records: list[Record]) -> Iterator[tuple[str, bytes]]:
+def pictures(records: list[Record]) -> Iterator[tuple[str, Figure]]:
     """
     Draw the pictures that the report shows.
 
     :param records: of all runs
-    :return: the name of each as the report has it, and its PNG
+    :return: the name of each, without an ending, and the picture
     """
     rows = pd.DataFrame([row for record in records for row in record["rows"]])
     runs = table_of_runs([record["rows"] for record in records])
@@ -95,11 +102,11 @@ def pictures(records: list[Record]) -> Iterator[tuple[str, bytes]]:
 
 
 def _profiles(algo: str) -> str:
-    return f"profiles-{algo}.png"
+    return f"profiles-{algo}"
 
 
 def _curves(algo: str, env: str) -> str:
-    return f"curves-{algo}-{env.replace('/', '-')}.png"
+    return f"curves-{algo}-{env.replace('/', '-')}"
 
 
 def _all_envs(algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -109,29 +116,36 @@ def _all_envs(algo: str, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
     remarks = [f"{algo}, {env}: no scores, as bp {_without_scale(runs[runs['env'] == env])}" for env in left_out]
     if normalised.empty:
         return remarks, remarks
-    table = aggregate(normalised)
-    lines = [
-        f"{algo}, {variant}: score {_estimate(values['score'])}, "
-        f"{_count(values['runs'], 'run')} in {_count(values['envs'], 'environment')}"
-        for variant, values in table.items()
-    ]
-    if "forward" in table:
-        for other in CONTROLS:
-            advantage = difference(normalised, "forward", other)
-            if advantage:
-                lines.append(f"{algo}, forward - {other}: {_estimate(advantage, '+.3f')}")
-    columns = ["envs", "runs", "score IQM", "improvement", "area", "area / bp", "std", "std / bp", "drop", "drop / bp", "gap"]
+    lines, tables = [], []
+    for envs, shown in by_environments(normalised):
+        table = aggregate(shown)
+        lines += [
+            f"{algo}, {variant}: score {_estimate(values['score'])}, "
+            f"{_count(values['runs'], 'run')} in {_count(len(envs), 'environment')}"
+            for variant, values in table.items()
+        ]
+        tables += [f"In {', '.join(envs)}:", _scores_table(table)]
+    differences = []
+    for other in CONTROLS:
+        advantage = difference(normalised, "forward", other)
+        if advantage:
+            differences.append(f"{algo}, forward - {other}: {_estimate(advantage, '+.3f')}")
+    parts = ["### All environments", HOW_TO_READ_SCORES, *tables, "\n".join(f"- {line}" for line in differences), *remarks]
+    lines += differences
+    parts.append(f"![Share of runs above a score]({_profiles(algo)}.png)")
+    return lines + remarks, [part for part in parts if part]
+
+
+def _scores_table(table: dict[str, dict[str, Any]]) -> str:
+    columns = ["runs", "score IQM", "improvement", "area", "area / bp", "std", "std / bp", "drop", "drop / bp", "gap"]
     body = (
-        [variant, str(values["envs"]), str(values["runs"]), _estimate(values["score"])]
+        [variant, str(values["runs"]), _estimate(values["score"])]
         + ["-" if variant == "bp" else _estimate(values["improvement"])]
         + [_number(values[key], ".3f") for name in ("area", "std", "drop") for key in (name, f"{name}_ratio")]
         + [_number(values["gap"], "+.3f")]
         for variant, values in table.items()
     )
-    differences = "\n".join(f"- {line}" for line in lines[len(table) :])
-    parts = ["### All environments", HOW_TO_READ_SCORES, _table(["variant", *columns], body), differences, *remarks]
-    parts.append(f"![Share of runs above a score]({_profiles(algo)})")
-    return lines + remarks, [part for part in parts if part]
+    return _table(["variant", *columns], body)
 
 
 def _without_scale(runs: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ They follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Stat
 # This uses NumPy and SciPy instead of rliable, the library of the paper's authors. It is archived, and its release 1.2.0 fails
 # to import with pandas 3 (through arch), which it gets from Python 3.11 on.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,6 +192,20 @@ def shared_envs(runs: pd.DataFrame, *variants: str) -> list[str]:
     return [env for env, group in runs.groupby("env", sort=False) if set(variants) <= set(group["variant"])]
 
 
+def by_environments(runs: pd.DataFrame) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """
+    Group variants by the environments in which they have runs, so that no score of one mixes in what others lack.
+
+    :param runs: one normalised row per run, of one algorithm
+    :return: for each set of environments that some variant has, the largest first: the environments, and the rows there of all
+        variants that have all of them
+    """
+    had = {variant: shared_envs(runs, variant) for variant in runs["variant"].drop_duplicates()}
+    for envs in sorted(map(list, dict.fromkeys(map(tuple, had.values()))), key=len, reverse=True):
+        whole = [variant for variant, own in had.items() if set(envs) <= set(own)]
+        yield envs, runs[runs["env"].isin(envs) & runs["variant"].isin(whole)]
+
+
 def aggregate(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     Compute statistics over all environments.
@@ -245,14 +259,16 @@ def difference(runs: pd.DataFrame, variant: str, other: str) -> Estimate | None:
     return estimate(iqm_difference, *scores(runs, variant, envs), *scores(runs, other, envs)) if envs else None
 
 
-def profile(runs: pd.DataFrame, variant: str, thresholds: np.ndarray) -> np.ndarray:
+def profile(samples: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
     """
     Compute the performance profile of a variant.
 
-    :param runs: one normalised row per run, of one algorithm
-    :param variant: a variant
-    :param thresholds: scores
-    :return: the share of the variant's runs above each of them, averaged over environments
+    :param samples: its scores in each environment, (n,) each
+    :param thresholds: (T,) scores
+    :return: (T, 3), the share of its runs above each of them, averaged over environments, and its interval
     """
-    finals = scores(runs, variant, shared_envs(runs, variant))
-    return np.mean([(final[:, None] > thresholds).mean(axis=0) for final in finals], axis=0)
+
+    def above(threshold: float) -> Statistic:
+        return lambda *drawn: np.mean([(runs > threshold).mean(axis=-1) for runs in drawn], axis=0)
+
+    return np.array([estimate(above(threshold), *samples) for threshold in thresholds])

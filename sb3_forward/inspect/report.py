@@ -126,9 +126,9 @@ def table(layers: list[Layer], disparity: str | None) -> list[list[str]]:
         (f"stress ({shown})", f"stress_{shown}", ".3f"),
         (f"strain ({shown})", f"strain_{shown}", ".3f"),
         ("R² return", "return_r2", ".3f"),
-        ("untrained", "untrained_return_r2", ".3f"),
+        ("R² return, untrained", "untrained_return_r2", ".3f"),
         ("R² value", "value_r2", ".3f"),
-        ("untrained", "untrained_value_r2", ".3f"),
+        ("R² value, untrained", "untrained_value_r2", ".3f"),
     ]
     rows = [
         [layer.name, layer.role, str(layer.width), *(_number(layer.figures.get(key), form) for _, key, form in columns)]

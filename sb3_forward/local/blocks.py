@@ -64,6 +64,12 @@ class Block:
         #: whether the outputs for a row depend on the other rows of its batch
         self.has_batch_norm = self.module is not None and any(isinstance(own, _BatchNorm) for own in self.module.modules())
 
+    def __repr__(self) -> str:
+        modules = [] if self.module is None else self.module.modules()
+        layers = [repr(own) for own in modules if not list(own.children())]
+        optimizer = [] if self.optimizer is None else [type(self.optimizer).__name__]
+        return f"{self.name} ({', '.join([self.role, *optimizer])}): {', '.join(layers)}"
+
     def build_optimizer(self, maker: Maker, lr: float, kwargs: dict[str, Any]) -> None:
         """
         Give the block its own optimizer (none if it has no parameters).

@@ -60,8 +60,7 @@ class HiddenNetwork:
         self._found = _fingerprint(policy)
 
     def __repr__(self) -> str:
-        lines = [f"  {block.name} ({block.role}): {_layers(block)}" for block in self.blocks]
-        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+        return "\n".join([f"{type(self).__name__}(", *(f"  {block}" for block in self.blocks), ")"])
 
     def is_current(self, policy: nn.Module) -> bool:
         """
@@ -151,12 +150,6 @@ def _block(part: Part, trained: set[int]) -> Block:
 def _hidden_tensors(policy: nn.Module) -> Iterator[th.Tensor]:
     tensors = [*policy.named_parameters(), *policy.named_buffers()]
     yield from (tensor for name, tensor in tensors if name.split(".")[0] in HIDDEN)
-
-
-def _layers(block: Block) -> str:
-    assert block.module is not None
-    inner = [other for other in block.module.modules() if not list(other.children())]
-    return ", ".join(type(other).__name__ for other in inner)
 
 
 def _fingerprint(policy: nn.Module) -> list[Any]:

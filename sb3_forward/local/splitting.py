@@ -175,10 +175,7 @@ def _rows(value: Any) -> int | None:
 def _warn(root: Root, found: Split, opaque: dict[nn.Module, str]) -> None:
     whole = "It is one block, and within it gradients go backwards."
     for module, reason in opaque.items():
-        layers = [
-            other for other in module.modules() if any(own is not None and own.ndim > 1 for own in other._parameters.values())
-        ]
-        if len(layers) > 1 and any(parameter.requires_grad for parameter in module.parameters()):
+        if len(_layers(module)) > 1:
             blamed = root.policy if module is root.whole else root.policy.mlp_extractor if module is root.top else module
             warnings.warn(
                 f"{type(blamed).__name__} could not be split at its layers ({reason}). {whole} For blocks of one layer each, "
@@ -190,3 +187,17 @@ def _warn(root: Root, found: Split, opaque: dict[nn.Module, str]) -> None:
         warnings.warn(
             f"The weights of {path!r} are used again after other layers. What lies between could not be split. {whole}"
         )
+    blamed = {layer for module in opaque for layer in module.modules()}
+    for part in found.parts if not found.reused else []:
+        if len(layers := [type(layer).__name__ for layer in _layers(part.module) if layer not in blamed]) > 1:
+            warnings.warn(f"Block {part.name!r} has several layers ({', '.join(layers)}), which PyTorch runs as one. {whole}")
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """List the modules within a module, itself included, that train a matrix and are no normalisation."""
+    inner = (other for other in module.modules() if not isinstance(other, nn.LayerNorm))
+    return [
+        other
+        for other in inner
+        if any(own is not None and own.ndim > 1 and own.requires_grad for own in other._parameters.values())
+    ]

@@ -1,12 +1,17 @@
 """
-Find numbers in a rollout that are not finite, and name their place, before anything learns from them.
+Find numbers in a rollout that are not finite, or large, and name their place, before anything learns from them.
 
 Each rollout is checked once, both the data from the environments and the policy's outputs for them. SB3's ``VecCheckNan``,
 around the environments, checks every step.
 """
 
+import warnings
+
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -15,6 +20,8 @@ from sb3_forward.local.finite import parameter_problem
 Observations = np.ndarray | dict[str, np.ndarray]
 
 MEND = "Mend the environment; VecCheckNan(env, raise_exception=True) around it stops where it happens"
+# A larger root mean square looks unnormalised. VecNormalize clips there, and the classic environments stay below (measured)
+LARGE = 10.0
 
 
 def why_not_to_learn(buffer: RolloutBuffer, last_observations: Observations, policy: nn.Module) -> str | None:
@@ -52,6 +59,40 @@ def why_no_action(observations: Observations, step: int, policy: nn.Module, norm
         # By now its statistics have turned the observations of every environment into NaN
         problem = f"{original}. VecNormalize has taken it in: load its statistics from the last checkpoint"
     return problem and f"{problem}."
+
+
+def warn_if_unnormalised(model: OnPolicyAlgorithm) -> None:
+    """
+    Warn of observations that are large in some entry, if the model has made no update yet.
+
+    Images that SB3 divides by 255 are left out, and so are observations that it turns into zeros and ones.
+
+    :param model: a forward-trained algorithm, with a full rollout buffer of N steps of E environments
+    """
+    if model._n_updates > 0:
+        return
+    space, found = model.observation_space, model.rollout_buffer.observations
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for key, part in parts.items():
+        if not isinstance(part, spaces.Box) or is_image_space(part):
+            continue
+        size = _root_mean_square(found[key] if isinstance(found, dict) else found)
+        if size.max() > LARGE:
+            name = f"Observations {key!r}" if key else "Observations"
+            place = ", ".join(map(str, np.unravel_index(size.argmax(), size.shape)))
+            warnings.warn(
+                f"{name} look unnormalised: {f'entry {place} has' if place else 'they have'} a root mean square of "
+                f"{size.max():.3g}. The largest entries rule all distances between observations. Put VecNormalize around the "
+                "environments.",
+                stacklevel=6,
+            )
+
+
+def _root_mean_square(values: np.ndarray) -> np.ndarray:
+    """Compute that of each entry of observations (N, E, ...); it is 0 where some are NaN, which the policy handles."""
+    # Without a copy of the rollout
+    total = np.einsum("ne...,ne...->...", values, values, dtype=float, casting="unsafe")
+    return np.sqrt(np.where(np.isnan(total), 0, total) / (values.shape[0] * values.shape[1]))
 
 
 def _as_step(observations: Observations) -> Observations:
