@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 GUIDES = (
     "README.md",
     *(f"docs/{page}.md" for page in ("index", "install", "quickstart", "from_ppo", "policies", "supported", "images")),
-    *(f"docs/{page}.md" for page in ("zoo", "compare", "inspect", "loggers", "troubleshooting", "reliability")),
+    *(f"docs/{page}.md" for page in ("many_envs", "zoo", "compare", "inspect", "loggers", "troubleshooting", "reliability")),
     "examples/README.md",
 )
 # What takes hours, needs a clone, or has files of the reader's own in it

@@ -18,8 +18,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import rl_zoo3.import_envs  # noqa: F401
+from matplotlib.image import imread
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from benchmarks import overview
 from sb3_forward import ForwardA2C, ForwardPolicy, ForwardPPO
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 from sb3_forward.zoo.agents import train_agent
@@ -108,9 +110,7 @@ def test_site(tmp_path: Path):
 
 
 @parametrize([page for page in PAGES if blocks(page, "python")])
-def test_code_runs_as_printed(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_code_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     learn = OnPolicyAlgorithm.learn
 
     def learn_less(self: OnPolicyAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> OnPolicyAlgorithm:
@@ -118,7 +118,7 @@ def test_code_runs_as_printed(
 
     monkeypatch.setattr(OnPolicyAlgorithm, "learn", learn_less)
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     if "load_agent(" in page.read_text():
         train_agent("forward_ppo", "CartPole-v1", tmp_path / "agents")  # as the command of the page does
     for code in blocks(page, "python"):
@@ -332,6 +332,21 @@ def test_returns_on_held_out_seeds_are_those_of_the_reports(page: Path):
                         env,
                         column,
                     )
+
+
+def test_picture_of_the_readme_is_that_of_the_tables(tmp_path: Path):
+    assert overview.main(["--output", str(tmp_path)]) == 0
+    drawn, committed = (imread(folder / "overview.png") for folder in (tmp_path, overview.RESULTS))
+    assert drawn.shape == committed.shape
+    assert np.abs(drawn - committed).mean() < 0.01  # another Matplotlib draws letters otherwise
+    curves, times, peaks = overview.draw().axes
+    assert [line.get_label() for line in curves.lines] == ["backpropagation", "forward training", "frozen hidden layers"]
+    summary = csv.DictReader((overview.HELD_OUT / "lunar-lander" / "summary.csv").open())
+    seconds = {row["variant"]: float(row["wall_seconds"]) for row in summary}
+    assert {seconds["bp"], seconds["forward"]} <= {bar.get_width() for bar in times.patches}  # type: ignore[attr-defined]
+    stock, forward = (np.asarray(line.get_ydata(), dtype=float) for line in peaks.lines)
+    assert (round(stock[0], 2), round(stock[-1], 2)) == (1.79, 128.03)
+    assert np.round(forward, 2).tolist() == [15.09] * len(stock)
 
 
 # === Parameters ===

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from sb3_forward.compare.statistics import by_environments, estimate, iqm, profile, scores
 
@@ -51,6 +52,7 @@ def draw_curves(axes: Axes, rows: pd.DataFrame, variants: list[str]) -> None:
         curve = np.array([_point(returns.to_numpy(dtype=float), runs["seed"].nunique()) for _, returns in points["return"]])
         _line(axes, points["step"].mean().to_numpy(), curve, WORDS.get(variant, variant))
     axes.set(xlabel="environment steps", ylabel="training return")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend()
 
 
