@@ -77,7 +77,7 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     :return: the same, with links as the site has them
     """
     if page.file.src_uri == "examples/README.md":
-        code = [f"\n## {path.name}\n\n```python\n{path.read_text()}```\n" for path in sorted(ROOT.glob("examples/*.py"))]
+        code = [f"\n## {path.name}\n\n````python\n{path.read_text()}````\n" for path in sorted(ROOT.glob("examples/*.py"))]
         markdown = re.sub(r"\]\((\w+)\.py\)", r"](#\1py)", markdown) + "".join(code)
     if "/" in page.file.src_uri:
         return markdown.replace("](../docs/", "](../")
