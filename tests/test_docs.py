@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import matplotlib
 import numpy as np
 import pytest
 import rl_zoo3.import_envs  # noqa: F401
@@ -98,8 +99,13 @@ def test_site(tmp_path: Path):
     for page in PAGES:
         for target in links(page):
             if target.startswith("../"):
-                beside = re.sub(r"\.md(#.*)?$", ".html", target.removeprefix("../"))
+                beside = re.sub(r"\.md(#.*)?$", ".html", target.removeprefix("../").removeprefix("docs/"))
+                beside = beside.replace("README.html", "index.html")
                 assert (tmp_path / beside).is_file(), f"{target} of {name(page)} is not in the site"
+    gallery = (tmp_path / "examples" / "index.html").read_text()
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f'href="#{path.stem}py"' in gallery
+        assert f'id="{path.stem}py"' in gallery
     for report in REPORTS:
         for picture in pictures(report):
             drawn = tmp_path / name(report.parent / picture)
@@ -335,7 +341,8 @@ def test_returns_on_held_out_seeds_are_those_of_the_reports(page: Path):
 
 
 def test_picture_of_the_readme_is_that_of_the_tables(tmp_path: Path):
-    assert overview.main(["--output", str(tmp_path)]) == 0
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # the Zoo's plots have set others
+        assert overview.main(["--output", str(tmp_path)]) == 0
     drawn, committed = (imread(folder / "overview.png") for folder in (tmp_path, overview.RESULTS))
     assert drawn.shape == committed.shape
     assert np.abs(drawn - committed).mean() < 0.01  # another Matplotlib draws letters otherwise

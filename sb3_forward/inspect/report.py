@@ -49,7 +49,8 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 figure { margin: .5rem 0; }
 img { max-width: 100%; height: auto; display: block; }
 dt { font-weight: 600; }
-dd { margin: 0 0 .6rem 1.2rem; }"""
+dd { margin: 0 0 .6rem 1.2rem; }
+@media (max-width: 60rem) { table { font-size: .72rem; } th, td { padding: .3rem; } }"""
 
 HOW_TO_READ = f"""\
 <dl>
