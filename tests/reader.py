@@ -36,7 +36,7 @@ SHORTER = {
     "rl_zoo3.enjoy": "-n 300",
     "sb3_forward.zoo enjoy": "-n 300",
     "rl_zoo3.record_video": "-n 50",
-    "sb3_forward.compare": "--timesteps 256 --seeds 1",
+    "sb3_forward.compare": "--timesteps 256 --seeds 1 --env CartPole-v1",
     "sb3_forward.inspect": "",
     "rl_zoo3.plots.plot_train": "",
 }
