@@ -29,4 +29,4 @@ def bare_python(code: str, *arguments: str, **environment: str) -> subprocess.Co
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SB3_FORWARD_ZOO_HOOK")}
     env.update(TEST_PACKAGES=os.pathsep.join(packages), **environment)
     command = [sys.executable, "-S", "-c", PREPARE + code, *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)

@@ -165,7 +165,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sb3_forward.compare", *arguments]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 1800) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -207,8 +207,8 @@ def stopped(signal_number: int, until: Callable[[], object], *arguments: str) ->
         os.killpg(driver.pid, signal_number)
     else:
         driver.send_signal(signal_number)
-    printed, _ = driver.communicate(timeout=120)
-    gone, alive = psutil.wait_procs(family, timeout=120)
+    printed, _ = driver.communicate(timeout=1800)
+    gone, alive = psutil.wait_procs(family, timeout=1800)
     assert not alive
     assert gone
     return driver.returncode, printed

@@ -46,7 +46,7 @@ def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> subproces
     ours = ("PYTHONPATH", "SB3_FORWARD_ZOO_HOOK")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
-        [str(python), *arguments], env={**env, **variables}, cwd=cwd, capture_output=True, text=True, timeout=300
+        [str(python), *arguments], env={**env, **variables}, cwd=cwd, capture_output=True, text=True, timeout=1800
     )
 
 
