@@ -1,4 +1,4 @@
-"""Film LunarLander before training and after it, side by side, as a GIF: python examples/film.py [timesteps] [file]"""
+"""Film LunarLander before training and after it, side by side, as a GIF: python examples/film.py [timesteps]"""
 
 import sys
 from typing import Any
@@ -56,4 +56,4 @@ def main(timesteps: int = 250_000, file: str = "film.gif") -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
+    main(*map(int, sys.argv[1:]))

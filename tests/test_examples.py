@@ -75,7 +75,7 @@ def test_film(tmp_path: Path) -> None:
     load("film")(1_024, str(file))
     with Image.open(file) as film:
         assert (film.size, film.format) == ((600, 200), "GIF")
-        assert film.n_frames > 10  # type: ignore[attr-defined]
+        assert film.n_frames > 10
 
 
 def test_atari() -> None:

@@ -187,9 +187,9 @@ def _warn(root: Root, found: Split, opaque: dict[nn.Module, str]) -> None:
         warnings.warn(
             f"The weights of {path!r} are used again after other layers. What lies between could not be split. {whole}"
         )
-    blamed = {layer for module in opaque for layer in module.modules()}
+    inside = {layer for module in opaque for layer in module.modules()}
     for part in found.parts if not found.reused else []:
-        if len(layers := [type(layer).__name__ for layer in _layers(part.module) if layer not in blamed]) > 1:
+        if len(layers := [type(layer).__name__ for layer in _layers(part.module) if layer not in inside]) > 1:
             warnings.warn(f"Block {part.name!r} has several layers ({', '.join(layers)}), which PyTorch runs as one. {whole}")
 
 

@@ -2016,7 +2016,7 @@ MUTANTS = [
     Mutant(CHECKS, "or is_image_space(part)", "", "images look unnormalised", found_by="warnings"),
     Mutant(CHECKS, "    if model._n_updates > 0:\n        return\n", "", "it is said at every update", found_by="warnings"),
     Mutant(CHECKS, "values, values, dtype=float", "values, values, dtype=values.dtype", "bytes overflow", found_by="warnings"),
-    Mutant(SPLITTING, "if layer not in blamed]) > 1", "if layer not in blamed]) > 2", "two layers as one", found_by="network"),
+    Mutant(SPLITTING, "if layer not in inside]) > 1", "if layer not in inside]) > 2", "two layers as one", found_by="network"),
     Mutant(ON_POLICY, '1 and self.hidden_training == "local"', "1", "frozen blocks are shown", found_by="warnings"),
     Mutant(
         CHECKS,
