@@ -34,7 +34,7 @@ def play(model: Any, normalize: VecNormalize, words: str) -> tuple[list[np.ndarr
     return pictures[::3], score
 
 
-def main(timesteps: int = 250_000, file: str = "film.gif") -> float:
+def main(timesteps: int = 250_000, *, file: str = "film.gif") -> float:
     """
     Film, train and film again.
 

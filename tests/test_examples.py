@@ -72,7 +72,7 @@ def test_images() -> None:
 def test_film(tmp_path: Path) -> None:
     pytest.importorskip("Box2D", reason="LunarLander needs the extra `envs`")
     file = tmp_path / "film.gif"
-    load("film")(1_024, str(file))
+    load("film")(1_024, file=str(file))
     with Image.open(file) as film:
         assert (film.size, film.format) == ((600, 200), "GIF")
         assert film.n_frames > 10
