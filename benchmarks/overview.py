@@ -2,6 +2,7 @@
 The picture of the README: what forward training reaches, how long it takes, and what an update holds in memory.
 
     python -m benchmarks.overview
+    python -m benchmarks.overview --output elsewhere
 
 draws it from committed tables: learning curves on LunarLander, seconds of training (both of the runs on held-out seeds), and
 the peak of an update against depth. Nothing is run.
