@@ -64,6 +64,7 @@ MISTAKES = [
     ("benchmarks.long_run", "--timesteps inf", "--timesteps must be finite"),
     ("benchmarks.memory", "--depths x", "must be a whole number"),
     ("benchmarks.memory", "--output {}/file", "is no folder"),
+    ("benchmarks.overview", "--output {}/file", "is no folder"),
     ("benchmarks.pipeline", "--output {}/file", "is no folder"),
     ("benchmarks.speed", "--cases nothing", "no case 'nothing'"),
     ("benchmarks.speed", "--sbx --cases ppo-2x64-b64", "no case 'ppo-2x64-b64'"),
