@@ -56,8 +56,7 @@ def test_hidden_weights_do_not_see_the_policy_gradient(algorithm: Any, policy: s
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
 def test_every_block_moves(algorithm: Any, policy: str) -> None:
-    # On sixteen random images, steps of 3e-3 end with units that are all off
-    model = small_model(algorithm, policy, local_learning_rate=1e-3)
+    model = small_model(algorithm, policy)
     before = hidden_state(model)
     model.learn(16)
     after = hidden_state(model)
