@@ -167,7 +167,8 @@ def guided(outputs: th.Tensor, target: th.Tensor, image: LinearImage) -> tuple[t
     """
     Compute the guided loss of some of the rows that the image was fitted to, and its gradient.
 
-    By the envelope theorem, the gradient of the minimum over W is the gradient with W held constant.
+    W and the target are held constant. Where a block has to match all that is wanted, this is the gradient of the minimum over
+    W, by the envelope theorem.
 
     :param outputs: (B, d)
     :param target: (B, k) of the same rows, from :func:`own_target`
