@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch as th
@@ -120,6 +121,35 @@ def test_gradient_norm_is_clipped_per_block() -> None:
     moved = th.cat([(old - new.detach()).flatten() for old, new in zip(before, block.parameters, strict=True)]).norm()
     assert step.grad_norm > 1e-3
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"centered": True}])
+def test_first_steps_of_rmsprop_are_as_long_as_its_learning_rate(options: dict[str, Any]) -> None:
+    """PyTorch's are ten times as long; with momentum, or centred, they are left as PyTorch makes them."""
+    lengths = {}
+    for own in (True, False):
+        block = make_block()
+        block.build_optimizer(th.optim.RMSprop, 1e-3, {"eps": 1e-8, **options})
+        assert block.optimizer is not None
+        if not own:
+            block.optimizer.state.update({parameter: _zeros(parameter, options) for parameter in block.parameters})
+        inputs = th.randn(32, 4, generator=th.Generator().manual_seed(1))
+        before = weights(block)
+        block.local_step(inputs, make_objective("stress", inputs, block), 1e9)
+        changes = [(new - old).square().mean().sqrt() for old, new in zip(before, weights(block), strict=True)]
+        lengths[own] = th.stack(changes) / 1e-3
+    if options:
+        assert th.equal(lengths[True], lengths[False])
+    else:
+        th.testing.assert_close(lengths[True], th.ones(2), rtol=0.05, atol=0)
+        th.testing.assert_close(lengths[False], th.full((2,), 10.0), rtol=0.05, atol=0)
+
+
+def _zeros(parameter: th.Tensor, options: dict[str, Any]) -> dict[str, th.Tensor]:
+    """The state with which PyTorch starts."""
+    buffers = {"momentum": "momentum_buffer", "centered": "grad_avg"}
+    names = ["square_avg", *(buffers[name] for name in options)]
+    return {"step": th.zeros(()), **{name: th.zeros_like(parameter) for name in names}}
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])

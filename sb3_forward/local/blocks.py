@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_forward.local.loss import Activations, as_matrix, summary_of
-from sb3_forward.local.optimizers import Maker, build_optimizer
+from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
 
 class LocalStep(NamedTuple):
@@ -143,6 +143,7 @@ class Block:
                 part.mul_(max_grad_norm / norm)
         for parameter, own in zip(self.parameters, gradients, strict=True):
             parameter.grad = own
+        start_at_scale(self.optimizer)
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None  # no gradient outlives its block: memory does not grow with depth

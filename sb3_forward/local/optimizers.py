@@ -95,6 +95,27 @@ def regroup(optimizer: th.optim.Optimizer, like: th.optim.Optimizer) -> None:
     ]
 
 
+def start_at_scale(optimizer: th.optim.Optimizer) -> None:
+    """
+    Start the mean squares of a new RMSprop at those of its first gradients, so that its first steps are as long as later ones.
+
+    From PyTorch's start at zero, the first step of every weight is ten times the learning rate. In layers of many inputs this
+    switches units off for good (our choice).
+
+    :param optimizer: an optimizer about to make a step; nothing happens unless it is a plain RMSprop, nor to complex
+        parameters and to those that have a state
+    """
+    if type(optimizer) is not th.optim.RMSprop:
+        return
+    for group in optimizer.param_groups:
+        if group["momentum"] > 0 or group["centered"]:
+            continue
+        for own in group["params"]:
+            if own.grad is not None and not own.is_complex() and own not in optimizer.state:
+                mean = own.grad.square().mean()
+                optimizer.state[own] = {"step": th.zeros(()), "square_avg": th.zeros_like(own).fill_(mean)}
+
+
 def set_apart(optimizer: th.optim.Optimizer, parameter: nn.Parameter) -> None:
     """
     Give a parameter a group of its own.

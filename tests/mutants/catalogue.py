@@ -355,7 +355,7 @@ MUTANTS = [
         "frozen layers trained",
         found_by="local_learning",
     ),
-    Mutant(ON_POLICY, "or self.guidance_coef == 0:", "or self.guidance_coef <= 1:", "never guided"),
+    Mutant(ON_POLICY, "if self.guidance_coef > 0 else {}", "if self.guidance_coef > 1 else {}", "never guided"),
     Mutant(
         ON_POLICY,
         "if self.vf_coef * self._head_learning_rate() <= 0 or not self.heads.fits_values:",
@@ -370,9 +370,9 @@ MUTANTS = [
         found_by="values",
     ),
     Mutant(
-        ON_POLICY,
-        "latents = rollout.latent_pi, rollout.latent_vf\n",
-        "latents = rollout.latent_vf, rollout.latent_pi\n",
+        TRAINING,
+        "return self.latent_pi, self.latent_vf",
+        "return self.latent_vf, self.latent_pi",
         "features swapped",
     ),
     Mutant(
@@ -475,7 +475,16 @@ MUTANTS = [
     Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "norm.rsqrt()", "a constant guide of shared blocks"),
     Mutant(LOSS, "return standardise(Guidance(said, change))", "return Guidance(said, change)", "shared guidance in no unit"),
     Mutant(PHASE, "[standardise(own)] for", "[own] for", "guidance as it comes"),
-    Mutant(ON_POLICY, "rows.number, rows.guidance)", "rows.number, {})", "signals not handed on"),
+    Mutant(ON_POLICY, "rows.number, signals)", "rows.number, {})", "signals not handed on"),
+    Mutant(BLOCKS, "start_at_scale(self.optimizer)\n", "pass\n", "RMSprop starts at zero", found_by="blocks"),
+    Mutant(OPTIMIZERS, "fill_(mean)", "fill_(0.1 * mean)", "RMSprop starts too small", found_by="blocks"),
+    Mutant(
+        OPTIMIZERS,
+        'if group["momentum"] > 0 or group["centered"]:',
+        "if False:",
+        "an RMSprop with momentum started without it",
+        found_by="blocks",
+    ),
     # === The guided loss ===
     Mutant(LOSS, "mul_(-2 /", "mul_(2 /", "sign of the gradient"),
     Mutant(LOSS, "mul_(-2 /", "mul_(-1 /", "half of the gradient"),
@@ -503,9 +512,7 @@ MUTANTS = [
     Mutant(LOSS, "own + guidance.change", "own + guidance.wanted", "what is said to be added to the image"),
     Mutant(PHASE, "                if target is None:\n", "                if True:\n", "the change added in every pass"),
     Mutant(PHASE, "linear_image(outputs, guidance.wanted)", "linear_image(outputs, guidance.change)", "image of the change"),
-    Mutant(
-        HISTORY, "part.guidance[role] for part in parts", "guidance[role] for part in parts", "guidance of the last rollout"
-    ),
+    Mutant(HISTORY, "zip(*(part.cached for part in parts)", "zip(*(rollout for _ in parts)", "rows of the last rollout alone"),
     Mutant(LOSS, ".clamp_min(th.finfo(columns.dtype).tiny)", "", "divided by guidance that does not vary"),
     Mutant(
         ROOT,
@@ -1349,44 +1356,37 @@ MUTANTS = [
     # === Rollouts that wait, and the sample ===
     Mutant(
         HISTORY,
-        "max(min(interval, fitting(first)), LEAST_ROWS)",
+        "max(min(interval, fitting(own.observations)), LEAST_ROWS)",
         "max(interval, LEAST_ROWS)",
         "more bytes than may be kept",
         found_by="local_learning",
     ),
     Mutant(
         HISTORY,
-        "max(min(interval, fitting(first)), LEAST_ROWS)",
-        "min(interval, fitting(first))",
+        "max(min(interval, fitting(own.observations)), LEAST_ROWS)",
+        "min(interval, fitting(own.observations))",
         "a hidden phase of too few rows",
         found_by="local_learning",
     ),
     Mutant(
         HISTORY,
-        "if (rows := self.waiting_rows) < enough:",
-        "if (rows := self.waiting_rows) <= enough:",
+        "if self.waiting_rows < max(",
+        "if self.waiting_rows <= max(",
         "one rollout too late",
         found_by="local_learning",
     ),
     Mutant(
         HISTORY,
-        "if not self.waiting and number >= enough:",
-        "if not self.waiting and number > enough:",
+        "if not self.waiting and number >= max(interval, LEAST_ROWS):",
+        "if not self.waiting and number > max(interval, LEAST_ROWS):",
         "observations of a whole rollout copied",
         equivalent="it is handed out all the same",
     ),
     Mutant(
         HISTORY,
-        "if not self.waiting and number >= enough:",
-        "if number >= enough:",
+        "if not self.waiting and number >= max(interval, LEAST_ROWS):",
+        "if number >= max(interval, LEAST_ROWS):",
         "a long rollout passes those that wait",
-        found_by="local_learning",
-    ),
-    Mutant(
-        HISTORY,
-        "            self.waiting, self.waiting_rows = [], 0  # from before",
-        "            pass  # from before",
-        "signals of two kinds",
         found_by="local_learning",
     ),
     Mutant(
@@ -1421,7 +1421,7 @@ MUTANTS = [
     ),
     Mutant(
         HISTORY,
-        "if any(rollout is own for own in self.waiting):",
+        "if any(rollout is own for own in reversed(self.waiting)):",
         "if True:",
         "rows that are in the sample held by the window, too",
     ),
@@ -1432,7 +1432,10 @@ MUTANTS = [
         "values held on the last rollout that has left alone",
     ),
     Mutant(
-        HISTORY, "gram_matrix(rollout.latents[1])", "gram_matrix(rollout.latents[0])", "values held by the actor's features"
+        HISTORY,
+        "gram_matrix(rollout.cached.latent_vf)",
+        "gram_matrix(rollout.cached.latent_pi)",
+        "values held by the actor's features",
     ),
     Mutant(HISTORY, ">= WINDOW_ROWS:", "> WINDOW_ROWS:", "a rollout too many in the window"),
     Mutant(
@@ -1733,7 +1736,7 @@ MUTANTS = [
     ),
     Mutant(
         ON_POLICY,
-        "observations if self.heads.through_policy else None",
+        "rows.observations if self.heads.through_policy else None",
         "None",
         "guidance of the heads alone",
         found_by="own_policies",
@@ -1769,15 +1772,15 @@ MUTANTS = [
     ),
     Mutant(
         HISTORY,
-        "                part.latents = actor, critic\n",
+        "                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)\n",
         "                pass\n",
         "old features of the rows of a phase",
         found_by="values",
     ),
     Mutant(
         HISTORY,
-        "                part.latents = actor, critic\n",
-        "                part.latents = critic, actor\n",
+        "                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)\n",
+        "                part.cached = part.cached._replace(latent_pi=critic, latent_vf=actor)\n",
         "features of the rows of a phase swapped",
         found_by="values",
     ),
