@@ -22,12 +22,12 @@ from sb3_forward.heads.guidance import guidance
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import cross_moments
 from sb3_forward.heads.training import CachedRollout, HeadTraining
-from sb3_forward.local.loss import Guidance, LocalObjective
+from sb3_forward.local.loss import LocalObjective
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.records import log
-from sb3_forward.local.rows import Latents, join
+from sb3_forward.local.rows import Latents
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.rollouts.checks import warn_if_unnormalised
@@ -173,10 +173,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         warn_if_unnormalised(self)
         unchanged = self._prepare()
         rollout, observations = self.reader.read(self.rollout_buffer, unchanged)
-        signals = self._guidance(rollout, observations)
-        latents = rollout.latent_pi, rollout.latent_vf
         steps = self._transitions() if unchanged else None
-        rows = self.history.add(observations, signals, latents, steps, self.local_interval)
+        rows = self.history.add(observations, rollout, steps, self.local_interval)
         if rows is not None:
             latents = self._hidden_phase(rows)
             number = len(rollout.returns)  # the last rows are those of this rollout
@@ -187,6 +185,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if rows is not None:
             # Not before the values are fitted: on the sample they are held where they are
             self.history.exchange(rows.number, rows.observations, latents)
+        self.policy.set_training_mode(True)  # as SB3 leaves it
         self._log()
 
     def _prepare(self) -> bool:
@@ -219,13 +218,6 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _features(self, observations: PyTorchObs) -> Latents:
         return self.network.features(self.network.chunks(observations))
 
-    def _guidance(self, rollout: CachedRollout, observations: Any) -> dict[str, Guidance]:
-        """Compute what the heads say and how it should change, by role; nothing if the hidden layers are not guided."""
-        if self.hidden_training != "local" or self.guidance_coef == 0:
-            return {}
-        policy, through = self.heads.policy, observations if self.heads.through_policy else None
-        return guidance(policy, rollout, through, self.network.pass_rows)
-
     def _transitions(self) -> Transitions | None:
         """Read the transitions of the rollout, if it is short; return None if it is not."""
         return self.reader.transitions(self.rollout_buffer, *self._end, self.gamma)
@@ -234,8 +226,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
     def _hidden_phase(self, rows: PhaseRows) -> Latents:
         """Train the hidden layers, refit the heads to their previous outputs, and return the new top features of all rows."""
         if self.hidden_training != "local" or not self.network.blocks:
-            return join(rows.latents)
-        before = [*rows.latents, *([] if self.history.sample is None else [self.history.sample.latents])]
+            return rows.cached.latents
+        before = [rows.cached.latents, *([] if self.history.sample is None else [self.history.sample.latents])]
         outputs = self.heads.outputs(*before)
         latents = self._train_blocks(rows)
         self.history.refresh(self._features, self.network.fingerprint(), rows.parts, latents)
@@ -251,7 +243,9 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         objective = LocalObjective(self.guidance_coef, self.local_loss, self.disparity)
         sizes = self.local_epochs, self.local_batch_size, self.max_grad_norm
         phase = HiddenPhase(self.network, objective, *sizes, budget=self.local_memory * 2**20)
-        latents = phase.learn(rows.observations, rows.number, rows.guidance)
+        through = rows.observations if self.heads.through_policy else None
+        signals = guidance(self.heads.policy, rows.cached, through, self.network.pass_rows) if self.guidance_coef > 0 else {}
+        latents = phase.learn(rows.observations, rows.number, signals)
         self.logger.record("train/local_learning_rate", self._local_learning_rate())
         if phase.records:
             self._n_local_phases += 1

@@ -20,7 +20,6 @@ from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import SampleFeatures, basis_of, cross_moments, gram_matrix
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.heads.whitening import Basis
-from sb3_forward.local.loss import Guidance
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.rows import Latents, pick
 from sb3_forward.rollouts import history
@@ -354,8 +353,7 @@ def watch_blocks(monkeypatch: pytest.MonkeyPatch, algorithm: Any) -> list[PhaseR
 
     def watched(self: Any, rows: PhaseRows) -> Latents:
         trained.append(rows)
-        actor, critic = map(th.cat, zip(*rows.latents, strict=True))
-        return actor, critic
+        return rows.cached.latents
 
     monkeypatch.setattr(algorithm, "_train_blocks", watched)
     return trained
@@ -381,14 +379,13 @@ def test_short_rollouts_wait_until_they_are_enough_rows(algorithm: Any, monkeypa
     model.learn(32, callback=keep, reset_num_timesteps=False)
     (rows,) = trained
     assert rows.number == 48
-    # All of them, in their order, each with its own signals and features
+    # All of them, in their order, each with its own features
     observations = rows.observations(th.arange(48))
     assert isinstance(observations, th.Tensor)
     assert th.equal(observations[:47], th.as_tensor(np.concatenate(rollouts[:47])))
-    assert {role: list(map(len, own)) for role, own in rows.guidance.items()} == {"actor": [48, 48], "critic": [48, 48]}
+    assert {len(column) for column in rows.cached if column is not None} == {48}
     with th.no_grad():
-        latents = tuple(map(th.cat, zip(*rows.latents, strict=True)))
-        th.testing.assert_close(latents, model.network.latents(observations))
+        th.testing.assert_close(rows.cached.latents, model.network.latents(observations))
     assert model.history.waiting_rows == 16
     assert len(model.history.sample) == 48
 
@@ -407,22 +404,23 @@ def test_a_long_rollout_goes_with_those_that_wait() -> None:
     store, features = History(), th.rand(48, 3)
     for first, end in ((0, 10), (10, 48)):
         part = features[first:end]
-        rows = store.add(partial(pick, part), {"actor": Guidance(part, 2 * part)}, (part, part), None, 30)
+        rows = store.add(partial(pick, part), CachedRollout(part, part, part, *part.T, 2 * part[:, 0]), None, 30)
         assert (rows is None) == (end == 10)
     assert rows is not None
     assert rows.number == 48
     observations = rows.observations(th.arange(48))
     assert isinstance(observations, th.Tensor)
     assert th.equal(observations, features)
-    assert th.equal(rows.guidance["actor"].said, features)
-    assert th.equal(rows.guidance["actor"].change, 2 * features)
+    assert th.equal(rows.cached.actions, features)
+    assert th.equal(rows.cached.returns, 2 * features[:, 0])
 
 
-def test_guidance_that_is_switched_on_starts_with_fresh_rows() -> None:
+def test_guidance_that_is_switched_on_guides_the_rows_that_wait() -> None:
     model = small_model(ForwardA2C, guidance_coef=0.0, local_interval=48).learn(32)
     model.guidance_coef = 0.5
     model.learn(16)
-    assert model.history.waiting_rows == 16
+    assert model.history.waiting_rows == 0
+    assert all(f"local/r2/{block.name}" in model.logger.name_to_value for block in model.network.blocks)
 
 
 def test_target_kl_stops_before_the_step() -> None:

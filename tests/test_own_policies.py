@@ -282,7 +282,7 @@ def test_features_that_are_kept_are_without_noise(algorithm: Any, policy: Any) -
     assert len(model.history.recent) == 2
     for rollout, _ in model.history.recent:
         with th.no_grad():
-            th.testing.assert_close(rollout.latents, model.network.latents(rollout.observations))
+            th.testing.assert_close(rollout.cached.latents, model.network.latents(rollout.observations))
 
 
 def test_a_small_difference_is_one() -> None:
@@ -483,7 +483,7 @@ def test_weights_written_without_a_trace_are_seen(write: str) -> None:
         expected = model.network.latents(model.history.observations)
         th.testing.assert_close(model.history.sample.latents, expected)
         for rollout in (*model.history.waiting, *(own for own, _ in model.history.recent)):
-            th.testing.assert_close(rollout.latents, model.network.latents(rollout.observations))
+            th.testing.assert_close(rollout.cached.latents, model.network.latents(rollout.observations))
     assert model._prepare()
 
 
@@ -495,7 +495,7 @@ def test_backpropagation_in_between_is_seen() -> None:
     assert not model._prepare()
     waiting = model.history.waiting[0]
     with th.no_grad():
-        th.testing.assert_close(waiting.latents, model.network.latents(waiting.observations))
+        th.testing.assert_close(waiting.cached.latents, model.network.latents(waiting.observations))
 
 
 # === Optimizers ===

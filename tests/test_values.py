@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_forward import ForwardA2C, ForwardPPO, on_policy
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import ReturnMoments, follow_from_rewards, gram_matrix, return_moments
+from sb3_forward.heads.training import CachedRollout
 from sb3_forward.rollouts import history
 from sb3_forward.rollouts.history import History, Transitions
 from sb3_forward.rollouts.recorder import Truncation
@@ -128,7 +129,8 @@ class Steps:
         part, ends = self.features[:, first:end].flatten(end_dim=1), (self.starts[end], self.observations[end])
         truncations = [own._replace(step=own.step - first) for own in self.truncations if first <= own.step < end]
         steps = Transitions(self.rewards[first:end], self.starts[first:end], *ends, truncations)
-        store.add(lambda index: th.zeros(len(index), 1), {}, (-part, part), steps, 100)
+        rows = CachedRollout(-part, part, *[part[:, 0]] * 5)  # the other columns are not read
+        store.add(lambda index: th.zeros(len(index), 1), rows, steps, 100)
 
     @staticmethod
     def moments(store: History, gae_lambda: float) -> th.Tensor:
@@ -319,7 +321,8 @@ def test_features_of_the_window_are_those_of_the_layers_as_they_are(algorithm: A
     assert len(model.history.recent) == 6
     for rollout, _ in model.history.recent:
         with th.no_grad():
-            th.testing.assert_close(rollout.latents, model.network.latents(rollout.observations))
+            latents = model.network.latents(rollout.observations)
+        th.testing.assert_close(rollout.cached.latents, latents)
 
 
 def test_returns_of_another_kind_count_as_they_are() -> None:

@@ -29,10 +29,10 @@ def guidance(
     policy: ActorCriticPolicy, rollout: CachedRollout, observations: Observations | None, pass_rows: int
 ) -> dict[str, Guidance]:
     """
-    Compute the guidance of a rollout.
+    Compute the guidance of the rows of one rollout, or of several together.
 
     :param policy: the actor-critic policy
-    :param rollout: N rows of a rollout
+    :param rollout: N rows
     :param observations: observations of the same rows, if the policy computes more from them than its heads do; else None
     :param pass_rows: rows of one forward pass from observations
     :return: by role, ``"actor"`` (N, k) and ``"critic"`` (N, 1)
@@ -88,7 +88,7 @@ def actor_guidance(
         # If the head returns no single tensor, or is not called itself, the outputs of its layers take its place
         layers = [module for module in policy.action_net.modules() if module._parameters]
         outputs, log_prob, distribution = _with_outputs(layers, evaluate)
-    scores = th.autograd.grad(log_prob.sum(), outputs, allow_unused=True) if outputs else []
+    scores = th.autograd.grad(log_prob, outputs, th.ones_like(log_prob), allow_unused=True) if outputs else []
     known = [(output.detach(), score) for output, score in zip(outputs, scores, strict=True) if score is not None]
     if not known:
         # No output of such a head can be read, so that only the advantages are left

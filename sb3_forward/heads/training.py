@@ -22,6 +22,7 @@ from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import SampleFeatures, basis_of
 from sb3_forward.heads.whitening import Whitening, output_scale
 from sb3_forward.local.network import HIDDEN
+from sb3_forward.local.rows import Latents
 
 # Maps indices (B,) to these observations of a rollout
 Observations = Callable[[th.Tensor], PyTorchObs]
@@ -38,6 +39,11 @@ class CachedRollout(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
     indices: th.Tensor | None = None  # (N,) of the observations, if the heads are trained through the policy
+
+    @property
+    def latents(self) -> Latents:
+        """Return the top features of actor and critic."""
+        return self.latent_pi, self.latent_vf
 
     def rows(self, rows: th.Tensor | slice) -> "CachedRollout":
         """

@@ -99,9 +99,12 @@ class HiddenNetwork:
         :param batches: at least one batch of observations, (B, ...) each
         :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
         """
-        self.policy.set_training_mode(False)
+        # Right after a rollout it is in evaluation mode, and to change that takes as long as a small batch
+        if training := self.policy.training:
+            self.policy.set_training_mode(False)
         latents = join(list(map(self._walk, batches)))
-        self.policy.set_training_mode(True)
+        if training:
+            self.policy.set_training_mode(True)
         return latents
 
     def chunks(self, observations: PyTorchObs) -> Iterator[PyTorchObs]:

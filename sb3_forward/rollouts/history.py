@@ -20,8 +20,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_forward.heads.heads import Held
 from sb3_forward.heads.regression import ReturnMoments, SampleFeatures, gram_matrix, return_moments
-from sb3_forward.heads.training import Observations
-from sb3_forward.local.loss import Guidance
+from sb3_forward.heads.training import CachedRollout, Observations
 from sb3_forward.local.phase import LEAST_ROWS
 from sb3_forward.local.rows import Latents, join, pick
 from sb3_forward.rollouts.recorder import Truncation
@@ -54,17 +53,15 @@ class PastRollout:
     N rows of a rollout.
 
     :param observations: (N, ...), or a dictionary of such
-    :param guidance: guidance of actor and critic, (N, k) each; empty if the hidden layers are not guided
-    :param latents: top features of actor and critic
+    :param cached: all else that is known of them, with top features under the present weights
     """
 
-    def __init__(self, observations: PyTorchObs, guidance: dict[str, Guidance], latents: Latents) -> None:
+    def __init__(self, observations: PyTorchObs, cached: CachedRollout) -> None:
         self.observations = observations
-        self.guidance = guidance
-        self.latents = latents
+        self.cached = cached
 
     def __len__(self) -> int:
-        return len(self.latents[0])
+        return len(self.cached.returns)
 
     def __repr__(self) -> str:  # SB3 writes it into its files
         return f"{type(self).__name__}({len(self)} rows)"
@@ -73,11 +70,14 @@ class PastRollout:
 class PhaseRows(NamedTuple):
     """N rows for a hidden phase."""
 
-    number: int
     observations: Observations
-    guidance: dict[str, Guidance]  # (N, k) for actor and critic; empty without guidance
-    latents: list[Latents]  # top features before the phase, part by part
+    cached: CachedRollout  # with top features from before the phase
     parts: list[PastRollout]  # the rollouts with these rows, if they are kept
+
+    @property
+    def number(self) -> int:
+        """Return N."""
+        return len(self.cached.returns)
 
 
 class History:
@@ -114,8 +114,7 @@ class History:
     def add(
         self,
         observations: Observations,
-        guidance: dict[str, Guidance],
-        latents: Latents,
+        rollout: CachedRollout,
         transitions: Transitions | None,
         interval: int,
     ) -> PhaseRows | None:
@@ -123,32 +122,28 @@ class History:
         Add a rollout.
 
         :param observations: maps indices to these of its N observations
-        :param guidance: guidance of actor and critic, (N, k) each, or empty
-        :param latents: its top features
+        :param rollout: its rows
         :param transitions: its transitions, None if it does not belong in the window
         :param interval: rows from one hidden phase to the next
         :return: all rows that have waited, once they are enough for a hidden phase, else None; each is handed out once
         """
-        number = len(latents[0])
-        if self.waiting and self.waiting[0].guidance.keys() != guidance.keys():
-            self.waiting, self.waiting_rows = [], 0  # from before guidance was switched on or off
-        first = observations(th.zeros(1, dtype=th.long))
-        enough = max(min(interval, fitting(first)), LEAST_ROWS)
+        number = len(rollout.returns)
         if transitions is None:
             self.forget_returns()
-            if not self.waiting and number >= enough:
-                return PhaseRows(number, observations, guidance, [latents], [])  # no copy of its observations is needed
-        own = PastRollout(observations(th.arange(number)), guidance, latents)
+            if not self.waiting and number >= max(interval, LEAST_ROWS):
+                return PhaseRows(observations, rollout, [])  # no copy of its observations is needed
+        own = PastRollout(observations(th.arange(number)), rollout)
         if transitions is not None:
             self._extend_window(own, transitions)
         self.waiting.append(own)
         self.waiting_rows += number
-        if (rows := self.waiting_rows) < enough:
+        if self.waiting_rows < max(min(interval, fitting(own.observations)), LEAST_ROWS):
             return None
         parts, self.waiting, self.waiting_rows = self.waiting, [], 0
         together = join([part.observations for part in parts])
-        signals = {role: Guidance(*join([part.guidance[role] for part in parts])) for role in guidance}
-        return PhaseRows(rows, lambda index: pick(together, index), signals, [part.latents for part in parts], parts)
+        columns = zip(*(part.cached for part in parts), strict=True)
+        cached = CachedRollout(*(None if own[0] is None else join(own) for own in columns))
+        return PhaseRows(lambda index: pick(together, index), cached, parts)
 
     def _extend_window(self, rollout: PastRollout, transitions: Transitions) -> None:
         if self.recent and self.recent[-1][1].rewards.shape[1] != transitions.rewards.shape[1]:
@@ -160,9 +155,10 @@ class History:
             self._leave(self.recent.pop(0)[0])
 
     def _leave(self, rollout: PastRollout) -> None:
-        if any(rollout is own for own in self.waiting):  # the sample stands for all others
+        # The sample stands for all that do not wait. A rollout that leaves is one of the last
+        if any(rollout is own for own in reversed(self.waiting)):
             gram, rows = self.left
-            own = gram_matrix(rollout.latents[1])
+            own = gram_matrix(rollout.cached.latent_vf)
             self.left = own if gram is None else gram + own, rows + len(rollout)
 
     def close_window(self) -> None:
@@ -191,7 +187,7 @@ class History:
         """
         rollouts, steps = zip(*self.recent, strict=True)
         environments = steps[0].rewards.shape[1]
-        features = th.cat([own.latents[1].unflatten(0, (environments, -1)).transpose(0, 1) for own in rollouts])
+        features = th.cat([own.cached.latent_vf.unflatten(0, (environments, -1)).transpose(0, 1) for own in rollouts])
         starts = np.concatenate([part for own in steps for part in (own.starts[1:], own.next_starts[None])])
         discounts = (gamma * (1 - starts)).astype(np.float32)
         ends = th.nn.functional.pad(ends, (0, 1), value=1.0)
@@ -218,12 +214,13 @@ class History:
         if latents is not None and parts:
             sizes = list(map(len, parts))
             for part, actor, critic in zip(parts, *(side.split(sizes) for side in latents), strict=True):
-                part.latents = actor, critic
+                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)
         known = set(map(id, parts))
         for rollout in (*self.waiting, *(own for own, _ in self.recent)):
             if id(rollout) not in known:
                 known.add(id(rollout))
-                rollout.latents = features(rollout.observations)
+                actor, critic = features(rollout.observations)
+                rollout.cached = rollout.cached._replace(latent_pi=actor, latent_vf=critic)
         if self.observations is not None:
             self.sample = SampleFeatures(features(self.observations))
         self.left = None, 0
@@ -271,11 +268,12 @@ class History:
         self.recent, self.new_rows = [], 0
 
 
-def fitting(row: PyTorchObs) -> int:
+def fitting(observations: PyTorchObs) -> int:
     """
     Count how many observations the limit in bytes has room for.
 
-    :param row: one observation (1, ...), or a dictionary of such
-    :return: the number of observations like this one
+    :param observations: (N, ...), or a dictionary of such, N >= 1
+    :return: the number of observations like these
     """
-    return BYTES // sum(part.nbytes for part in (row.values() if isinstance(row, dict) else [row]))
+    parts = observations.values() if isinstance(observations, dict) else [observations]
+    return BYTES // sum(part.nbytes // len(part) for part in parts)
