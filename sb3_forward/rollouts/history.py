@@ -31,8 +31,8 @@ SAMPLE_ROWS = 2048
 BYTES = 2**23
 # The values are fitted to the returns of at least this many recent rows; a longer rollout is enough by itself (our choice)
 WINDOW_ROWS = 256
-# They are fitted again once this many new rows have come, instead of after every handful (our choice)
-FIT_ROWS = 64
+# They are fitted again once so many rows are new, instead of after every handful (our choice, measured in the lab log)
+FIT_ROWS = WINDOW_ROWS
 
 # Maps observations to their top features under the present weights
 Features = Callable[[PyTorchObs], Latents]
