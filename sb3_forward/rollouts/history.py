@@ -59,9 +59,10 @@ class PastRollout:
     def __init__(self, observations: PyTorchObs, cached: CachedRollout) -> None:
         self.observations = observations
         self.cached = cached
+        self._number = len(cached.returns)
 
     def __len__(self) -> int:
-        return len(self.cached.returns)
+        return self._number
 
     def __repr__(self) -> str:  # SB3 writes it into its files
         return f"{type(self).__name__}({len(self)} rows)"
