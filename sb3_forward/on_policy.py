@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forward.guarded import GuardedAlgorithm
-from sb3_forward.heads.guidance import guidance
+from sb3_forward.heads.guidance import guidance, refuse_unless_finite
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import cross_moments
 from sb3_forward.heads.training import CachedRollout, HeadTraining
@@ -173,6 +173,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         warn_if_unnormalised(self)
         unchanged = self._prepare()
         rollout, observations = self.reader.read(self.rollout_buffer, unchanged)
+        if self.hidden_training == "local" and self.guidance_coef > 0:
+            refuse_unless_finite(rollout.advantages + rollout.returns)  # before it waits together with others
         steps = self._transitions() if unchanged else None
         rows = self.history.add(observations, rollout, steps, self.local_interval)
         if rows is not None:
@@ -180,12 +182,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             number = len(rollout.returns)  # the last rows are those of this rollout
             rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])
         self._fit_values(rollout)
+        self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
         if rows is not None:
             # Not before the values are fitted: on the sample they are held where they are
             self.history.exchange(rows.number, rows.observations, latents)
-        self.policy.set_training_mode(True)  # as SB3 leaves it
         self._log()
 
     def _prepare(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_forward import ForwardPPO
+from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.heads.gradients import HeadOutputs, Slopes
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local.finite import all_finite
@@ -156,6 +156,15 @@ def test_non_finite_returns(algorithm: Any, guidance_coef: float, place: str) ->
     with pytest.raises(ValueError, match=place):
         model.train()
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+def test_non_finite_advantages_do_not_wait_for_a_hidden_phase() -> None:
+    model = small_model(ForwardA2C, local_interval=48)
+    model.learn(16)
+    model.rollout_buffer.advantages[0] = math.nan
+    with pytest.raises(ValueError, match="guidance signal"):
+        model.train()
+    assert model.history.waiting_rows == 16
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,16 @@ def test_blocks(name: str) -> None:
         th.testing.assert_close(logits, policy.get_distribution(batch).distribution.logits)
 
 
+def test_features_are_those_of_a_rollout_if_one_layer_is_in_training_mode() -> None:
+    """A callback may have left it so."""
+    policy = make_policy(features_extractor_class=BatchNormExtractor)
+    network, observations = HiddenNetwork(policy), 5 * th.rand(20, 4)
+    policy.set_training_mode(False)
+    expected = network.features([observations])
+    policy.features_extractor.train()
+    th.testing.assert_close(network.features([observations]), expected)
+
+
 def test_one_block_holds_one_layer_and_all_up_to_the_next() -> None:
     network = HiddenNetwork(make_policy(ForwardCnnPolicy, IMAGE))
     layers = [[type(layer).__name__ for layer in block.forward] for block in network.blocks]  # type: ignore[attr-defined]

@@ -46,12 +46,22 @@ def guidance(
         columns = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
         actor = Guidance(*join([actor_guidance(policy, *own) for own in columns]))
     critic = Guidance.whole(rollout.returns[:, None])
-    if not all_finite(actor.wanted + critic.wanted):
+    refuse_unless_finite(actor.wanted + critic.wanted)
+    return {"actor": actor, "critic": critic}
+
+
+def refuse_unless_finite(signal: th.Tensor) -> None:
+    """
+    Refuse what hidden layers cannot be guided by.
+
+    :param signal: guidance, or what it is made of; of any shape
+    :raises ValueError: if it is not finite
+    """
+    if not all_finite(signal):
         raise ValueError(
             "The guidance signal (returns, and advantages times scores) is not finite; no weight was moved by it. Check "
             "rewards and observations for NaN (VecCheckNan) and for their scale (VecNormalize)."
         )
-    return {"actor": actor, "critic": critic}
 
 
 def actor_guidance(

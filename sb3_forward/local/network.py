@@ -56,6 +56,8 @@ class HiddenNetwork:
             if name.split(".")[0] in HEADS and id(parameter) in trained
         ]
         self.fingerprint = Fingerprint(_hidden_tensors(policy))  #: of all weights and statistics below the heads
+        below = [part for name in HIDDEN if (part := getattr(policy, name, None)) is not None]
+        self._below = [module for part in below for module in part.modules()]
         self._modules = list(policy.modules())  # kept, so that no new module can get the identity of one of them
         self._found = _fingerprint(policy)
 
@@ -99,8 +101,8 @@ class HiddenNetwork:
         :param batches: at least one batch of observations, (B, ...) each
         :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
         """
-        # Right after a rollout it is in evaluation mode, and to change that takes as long as a small batch
-        if training := self.policy.training:
+        # Right after a rollout they are in evaluation mode, and to set it again takes as long as a small batch
+        if training := any(module.training for module in self._below):
             self.policy.set_training_mode(False)
         latents = join(list(map(self._walk, batches)))
         if training:

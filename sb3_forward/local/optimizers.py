@@ -102,13 +102,13 @@ def start_at_scale(optimizer: th.optim.Optimizer) -> None:
     From PyTorch's start at zero, the first step of every weight is ten times the learning rate. In layers of many inputs this
     switches units off for good (our choice).
 
-    :param optimizer: an optimizer about to make a step; nothing happens unless it is a plain RMSprop, nor to complex
-        parameters and to those that have a state
+    :param optimizer: an optimizer about to make a step. Nothing happens to one that is no plain RMSprop, to complex parameters
+        and to those that have made a step
     """
     if type(optimizer) is not th.optim.RMSprop:
         return
     for group in optimizer.param_groups:
-        if group["momentum"] > 0 or group["centered"]:
+        if group["momentum"] > 0 or group["centered"] or group["capturable"]:
             continue
         for own in group["params"]:
             if own.grad is not None and not own.is_complex() and own not in optimizer.state:

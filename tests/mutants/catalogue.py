@@ -127,6 +127,7 @@ HIDDEN = """\
 """
 VALUES = "        self._fit_values(rollout)\n"
 HEADS_LAST = """\
+        self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
 """
@@ -480,7 +481,7 @@ MUTANTS = [
     Mutant(OPTIMIZERS, "fill_(mean)", "fill_(0.1 * mean)", "RMSprop starts too small", found_by="blocks"),
     Mutant(
         OPTIMIZERS,
-        'if group["momentum"] > 0 or group["centered"]:',
+        'if group["momentum"] > 0 or group["centered"] or group["capturable"]:',
         "if False:",
         "an RMSprop with momentum started without it",
         found_by="blocks",
@@ -917,6 +918,19 @@ MUTANTS = [
         found_by="local_learning",
     ),
     Mutant(NETWORK, "self.policy.set_training_mode(False)", "pass", "features of the heads in training mode"),
+    Mutant(
+        NETWORK, "any(module.training for module in self._below)", "self.policy.training", "one layer left in training mode"
+    ),
+    Mutant(
+        ON_POLICY, "        self.policy.set_training_mode(True)  # as SB3", "        pass  # as SB3", "left in evaluation mode"
+    ),
+    Mutant(
+        ON_POLICY,
+        "refuse_unless_finite(rollout.advantages + rollout.returns)",
+        "pass",
+        "a rollout that is not finite waits",
+        found_by="bad_input",
+    ),
     Mutant(
         READER,
         "(index % buffer.buffer_size, index // buffer.buffer_size)",
