@@ -303,16 +303,25 @@ def test_guidance_is_that_of_the_policy() -> None:
     th.testing.assert_close(guidance.wanted, expected)
 
 
+@pytest.mark.parametrize("woken", [False, True])
 @pytest.mark.parametrize("base", [Masked, Written])
-def test_hidden_layers_are_at_rest_while_heads_learn(base: Any) -> None:
+def test_hidden_layers_are_at_rest_while_heads_learn(base: Any, woken: bool) -> None:
     """Dropout is off, as in a rollout: before the first step, nothing has diverged. It is no method of one's own."""
+
+    class Waking(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.model.policy.set_training_mode(woken)
 
     class Dropping(base):
         def _build(self, lr_schedule: Any) -> None:
             super()._build(lr_schedule)
             self.mlp_extractor.policy_net.append(nn.Dropout(0.5))
 
-    model = small_model(ForwardPPO, Dropping, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen").learn(32)
+    model = small_model(ForwardPPO, Dropping, n_steps=32, batch_size=32, n_epochs=1, hidden_training="frozen")
+    model.learn(32, Waking())
     assert model.heads.through_policy == (base is Masked)
     assert model.logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
     assert all(module.training for module in model.policy.modules())  # as SB3 leaves it

@@ -922,7 +922,11 @@ MUTANTS = [
         NETWORK, "any(module.training for module in self._below)", "self.policy.training", "one layer left in training mode"
     ),
     Mutant(
-        ON_POLICY, "        self.policy.set_training_mode(True)  # as SB3", "        pass  # as SB3", "left in evaluation mode"
+        ON_POLICY,
+        "        self.policy.set_training_mode(True)  # as under SB3",
+        "        pass  # as under SB3",
+        "left in evaluation mode",
+        found_by="own_policies",
     ),
     Mutant(
         ON_POLICY,
