@@ -404,7 +404,9 @@ def test_a_long_rollout_goes_with_those_that_wait() -> None:
     store, features = History(), th.rand(48, 3)
     for first, end in ((0, 10), (10, 48)):
         part = features[first:end]
-        rows = store.add(partial(pick, part), CachedRollout(part, part, part, *part.T, 2 * part[:, 0]), None, 30)
+        column = part[:, 0]
+        cached = CachedRollout(part, part, part, column, column, column, 2 * column)
+        rows = store.add(partial(pick, part), cached, None, 30)
         assert (rows is None) == (end == 10)
     assert rows is not None
     assert rows.number == 48

@@ -142,9 +142,8 @@ class History:
             return None
         parts, self.waiting, self.waiting_rows = self.waiting, [], 0
         together = join([part.observations for part in parts])
-        columns = zip(*(part.cached for part in parts), strict=True)
-        cached = CachedRollout(*(None if own[0] is None else join(own) for own in columns))
-        return PhaseRows(lambda index: pick(together, index), cached, parts)
+        columns: Any = (None if own[0] is None else join(own) for own in zip(*(part.cached for part in parts), strict=True))
+        return PhaseRows(lambda index: pick(together, index), CachedRollout(*columns), parts)
 
     def _extend_window(self, rollout: PastRollout, transitions: Transitions) -> None:
         if self.recent and self.recent[-1][1].rewards.shape[1] != transitions.rewards.shape[1]:
