@@ -25,6 +25,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from sb3_forward import ForwardPolicy, ForwardPPO, on_policy
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import CachedRollout, HeadTraining
+from sb3_forward.rollouts.history import WINDOW_ROWS
 from tests.envs import ACTIONS, ALGORITHMS, VECTOR, RandomEnv
 from tests.test_own_policies import OwnPolicy, decayed
 
@@ -400,7 +401,7 @@ def moved(configuration: Configuration, hidden_training: str) -> tuple[Any, set[
     before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
     if hidden_training == "backprop" and not any(parameter.requires_grad for parameter in model.policy.parameters()):
         return model, set()  # SB3 has nothing to derive its loss by, and says so
-    learn(model)
+    learn(model, WINDOW_ROWS // (N_STEPS * N_ENVS))  # the values are fitted once so many rows have come
     return model, {name for name, parameter in model.policy.named_parameters() if not th.equal(parameter, before[name])}
 
 
