@@ -27,7 +27,7 @@ from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.records import log
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, pick
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.rollouts.checks import warn_if_unnormalised
@@ -180,7 +180,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         if rows is not None:
             latents = self._hidden_phase(rows)
             number = len(rollout.returns)  # the last rows are those of this rollout
-            rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])
+            rollout = rollout.with_latents(pick(latents, slice(-number, None)))
         self._fit_values(rollout)
         self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 
 BOTH = [(ForwardA2C, A2C), (ForwardPPO, PPO)]
 # Our parameters, of which the meaning is not quite the same for both
-DIFFERENT = {"local_learning_rate", "head_learning_rate_scale"}
-# A rollout of A2C has a handful of rows, one of PPO is enough for a hidden phase; A2C has few phases, and passes more often
-OTHER_DEFAULTS = {"local_interval", "local_epochs"}
+DIFFERENT = {"head_learning_rate_scale"}
+# A rollout of A2C has a handful of rows, one of PPO is enough for a hidden phase
+OTHER_DEFAULTS = {"local_interval"}
 
 
 def ours(algorithm: type) -> dict[str, inspect.Parameter]:

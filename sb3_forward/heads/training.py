@@ -21,7 +21,7 @@ from sb3_forward.heads.gradients import HeadOutputs, Slopes
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import SampleFeatures, basis_of
 from sb3_forward.heads.whitening import Whitening, output_scale
-from sb3_forward.local.network import HIDDEN
+from sb3_forward.local.network import modules_below
 from sb3_forward.local.rows import Latents
 
 # Maps indices (B,) to these observations of a rollout
@@ -44,6 +44,15 @@ class CachedRollout(NamedTuple):
     def latents(self) -> Latents:
         """Return the top features of actor and critic."""
         return self.latent_pi, self.latent_vf
+
+    def with_latents(self, latents: Latents) -> "CachedRollout":
+        """
+        Replace the top features.
+
+        :param latents: those of actor (N, d_pi) and critic (N, d_vf) for the same rows
+        :return: the rows with them
+        """
+        return self._replace(latent_pi=latents[0], latent_vf=latents[1])
 
     def rows(self, rows: th.Tensor | slice) -> "CachedRollout":
         """
@@ -181,17 +190,17 @@ class HeadTraining:
         """
         policy, own = self.heads.policy, set(map(id, self.heads.parameters))
         constant = [p for p in policy.parameters() if p.requires_grad and id(p) not in own]
-        parts = {id(part): part for part in (getattr(policy, name, None) for name in HIDDEN) if part is not None}
+        below = modules_below(policy)
         for parameter in constant:
             parameter.requires_grad_(False)
-        for part in parts.values():
+        for part in below:
             part.train(False)
         try:
             yield
         finally:
             for parameter in constant:
                 parameter.requires_grad_(True)
-            for part in parts.values():
+            for part in below:
                 part.train(True)
 
 

@@ -56,8 +56,7 @@ class HiddenNetwork:
             if name.split(".")[0] in HEADS and id(parameter) in trained
         ]
         self.fingerprint = Fingerprint(_hidden_tensors(policy))  #: of all weights and statistics below the heads
-        below = [part for name in HIDDEN if (part := getattr(policy, name, None)) is not None]
-        self._below = [module for part in below for module in part.modules()]
+        self._below = [module for part in modules_below(policy) for module in part.modules()]
         self._modules = list(policy.modules())  # kept, so that no new module can get the identity of one of them
         self._found = _fingerprint(policy)
 
@@ -120,6 +119,17 @@ class HiddenNetwork:
             return iter(observations.split(self.pass_rows))
         parts = (part.split(self.pass_rows) for part in observations.values())
         return (dict(zip(observations, batch, strict=True)) for batch in zip(*parts, strict=True))
+
+
+def modules_below(policy: ActorCriticPolicy) -> list[nn.Module]:
+    """
+    List the modules of a policy that are below its heads.
+
+    :param policy: the policy
+    :return: its extractors of features, each once, and what is between them and the heads
+    """
+    found = (getattr(policy, name, None) for name in HIDDEN)
+    return list({id(part): part for part in found if part is not None}.values())
 
 
 def _check_places(policy: ActorCriticPolicy) -> None:

@@ -214,13 +214,12 @@ class History:
         if latents is not None and parts:
             sizes = list(map(len, parts))
             for part, actor, critic in zip(parts, *(side.split(sizes) for side in latents), strict=True):
-                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)
+                part.cached = part.cached.with_latents((actor, critic))
         known = set(map(id, parts))
         for rollout in (*self.waiting, *(own for own, _ in self.recent)):
             if id(rollout) not in known:
                 known.add(id(rollout))
-                actor, critic = features(rollout.observations)
-                rollout.cached = rollout.cached._replace(latent_pi=actor, latent_vf=critic)
+                rollout.cached = rollout.cached.with_latents(features(rollout.observations))
         if self.observations is not None:
             self.sample = SampleFeatures(features(self.observations))
         self.left = None, 0

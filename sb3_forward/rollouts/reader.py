@@ -143,8 +143,8 @@ class RolloutReader:
             # The policy acted on other features, for example noisy ones, and may do so again
             self._rows_to_check = 0
             latents = self._latents_of(observations, rows)
-            rollout = rollout._replace(latent_pi=latents[0], latent_vf=latents[1])
-        part = rollout.rows(some)._replace(latent_pi=features[0], latent_vf=features[1])
+            rollout = rollout.with_latents(latents)
+        part = rollout.rows(some).with_latents(features)
 
         def outputs() -> tuple[HeadOutputs, th.Tensor]:
             self.heads.follow(None)

@@ -123,7 +123,7 @@ HIDDEN = """\
         if rows is not None:
             latents = self._hidden_phase(rows)
             number = len(rollout.returns)  # the last rows are those of this rollout
-            rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])
+            rollout = rollout.with_latents(pick(latents, slice(-number, None)))
 """
 VALUES = "        self._fit_values(rollout)\n"
 HEADS_LAST = """\
@@ -323,29 +323,29 @@ MUTANTS = [
     Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
     Mutant(
         ON_POLICY,
-        "rollout = rollout._replace(latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
+        "rollout = rollout.with_latents(pick(latents, slice(-number, None)))",
         "pass",
         "old features to the heads",
         found_by="hidden_phase",
     ),
     Mutant(
         ON_POLICY,
-        "latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
-        "latent_pi=latents[0][-number:])",
+        "rollout.with_latents(pick(latents, slice(-number, None)))",
+        "rollout._replace(latent_pi=latents[0][-number:])",
         "old features to the values",
         found_by="hidden_phase",
     ),
     Mutant(
         HISTORY,
         "        if transitions is not None:\n            self._extend",
-        "        if transitions is not None and self.waiting_rows + number < enough:\n            self._extend",
+        "        if transitions is not None and self.waiting_rows + number < interval:\n            self._extend",
         "a rollout with a hidden phase not in the window",
         found_by="values",
     ),
     Mutant(
         ON_POLICY,
-        "latent_pi=latents[0][-number:], latent_vf=latents[1][-number:])",
-        "latent_pi=latents[0][:number], latent_vf=latents[1][:number])",
+        "rollout.with_latents(pick(latents, slice(-number, None)))",
+        "rollout.with_latents(pick(latents, slice(number)))",
         "features of rows that have waited",
         found_by="hidden_phase",
     ),
@@ -1733,7 +1733,7 @@ MUTANTS = [
     ),
     Mutant(
         READER,
-        "            rollout = rollout._replace(latent_pi=latents[0], latent_vf=latents[1])\n",
+        "            rollout = rollout.with_latents(latents)\n",
         "            pass\n",
         "features that acted kept for those that are learned by",
         found_by="own_policies",
@@ -1790,15 +1790,15 @@ MUTANTS = [
     ),
     Mutant(
         HISTORY,
-        "                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)\n",
+        "                part.cached = part.cached.with_latents((actor, critic))\n",
         "                pass\n",
         "old features of the rows of a phase",
         found_by="values",
     ),
     Mutant(
         HISTORY,
-        "                part.cached = part.cached._replace(latent_pi=actor, latent_vf=critic)\n",
-        "                part.cached = part.cached._replace(latent_pi=critic, latent_vf=actor)\n",
+        "                part.cached = part.cached.with_latents((actor, critic))\n",
+        "                part.cached = part.cached.with_latents((critic, actor))\n",
         "features of the rows of a phase swapped",
         found_by="values",
     ),
