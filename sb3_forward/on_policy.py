@@ -22,6 +22,7 @@ from sb3_forward.heads.guidance import guidance, refuse_unless_finite
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.regression import cross_moments
 from sb3_forward.heads.training import CachedRollout, HeadTraining
+from sb3_forward.local.auxiliary import AuxiliaryLayers
 from sb3_forward.local.loss import LocalObjective
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
@@ -81,6 +82,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.hidden_training = hidden_training
         self.whiten_heads = whiten_heads
         self.history = History()  #: the part of the past that is kept; saved with the model
+        self.auxiliary = AuxiliaryLayers()  #: of convolutions; no part of the policy, but saved with the model
         self._n_local_phases = 0  # phases in which a hidden layer has moved; saved as `_n_updates` is
         super().__init__(*args, **kwargs)
 
@@ -244,7 +246,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             update_learning_rate(block.optimizer, self._local_learning_rate())
         objective = LocalObjective(self.guidance_coef, self.local_loss, self.disparity)
         sizes = self.local_epochs, self.local_batch_size, self.max_grad_norm
-        phase = HiddenPhase(self.network, objective, *sizes, budget=self.local_memory * 2**20)
+        phase = HiddenPhase(self.network, objective, *sizes, self.local_memory * 2**20, self.auxiliary)
         through = rows.observations if self.heads.through_policy else None
         signals = guidance(self.heads.policy, rows.cached, through, self.network.pass_rows) if self.guidance_coef > 0 else {}
         latents = phase.learn(rows.observations, rows.number, signals)

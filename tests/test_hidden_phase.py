@@ -16,6 +16,7 @@ from sb3_forward import ForwardPPO, on_policy
 from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local import phase
+from sb3_forward.local.auxiliary import AuxiliaryLayers
 from sb3_forward.local.blocks import Activations, Block, as_matrix
 from sb3_forward.local.loss import Guidance, LinearImage, linear_image, own_target, standardise
 from sb3_forward.local.phase import HiddenPhase, LocalObjective
@@ -28,7 +29,7 @@ GUIDED = LocalObjective(1.0, "strain", "gaussian")
 
 
 def hidden_phase(model: Any, objective: LocalObjective = GUIDED, **kwargs: Any) -> HiddenPhase:
-    defaults = {"epochs": 2, "batch_size": 16, "max_grad_norm": 1e9, "budget": 2**20}
+    defaults = {"epochs": 2, "batch_size": 16, "max_grad_norm": 1e9, "budget": 2**20, "auxiliary": AuxiliaryLayers()}
     return HiddenPhase(model.network, objective, **{**defaults, **kwargs})
 
 

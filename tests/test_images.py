@@ -15,8 +15,8 @@ from benchmarks.memory import peak_on_cpu
 from sb3_forward import ForwardA2C, ForwardCnnPolicy, ForwardPPO
 from sb3_forward.local import phase
 from sb3_forward.local.blocks import Block
+from sb3_forward.local.feed import Feed
 from sb3_forward.local.network import HiddenNetwork
-from sb3_forward.local.phase import Feed
 from sb3_forward.local.rows import pick
 from sb3_forward.rollouts import reader
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model

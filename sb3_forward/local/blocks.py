@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.local.loss import Activations, as_matrix, summary_of
+from sb3_forward.local.loss import Activations, Objective, as_matrix, summary_of
 from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
 
@@ -25,8 +25,6 @@ class LocalStep(NamedTuple):
     grad_norm: float  # before clipping
 
 
-# A local loss: maps the part of a block's outputs that it compares, (B, d), to its value and its gradient, (B, d)
-Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # Maps the gradient (B, d) of the outputs as a matrix to the gradients of a block's parameters, None for one without
 Gradients = tuple[th.Tensor | None, ...]
 Pull = Callable[[th.Tensor], Gradients]

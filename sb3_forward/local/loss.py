@@ -22,7 +22,7 @@ feature maps by a few numbers per channel. A convolution gives thousands of numb
 thousand rows and carry no more information (our choice, with its measurement in the lab log).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ from sb3_forward.local.distances import DISPARITIES, LOCAL_LOSSES, Configuration
 
 # The activations between blocks: a tensor, a dictionary observation, or the features of actor and critic
 Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
+# A local loss: maps the part of a block's outputs that it compares, (B, d), to its value and its gradient, (B, d)
+Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # Penalty on the weights of a linear image; it hardly affects outputs whose variance is far above it (our choice)
 IMAGE_RIDGE = 1e-2
 # Cells of the grid along each side of a feature map (our choice)
@@ -200,20 +202,19 @@ class LocalObjective(NamedTuple):
         return loss.match(outputs, loss.target(DISPARITIES[self.disparity](Configuration(inputs).distances)))
 
     def of_minibatch(
-        self, inputs: Activations, target: th.Tensor | None, image: LinearImage | None, outputs: th.Tensor
+        self, inputs: Activations, guided_loss: Objective | None, outputs: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Compute the local loss of a minibatch.
 
         :param inputs: (B, ...) inputs of a block
-        :param target: (B, k) from :func:`own_target`; None without guidance
-        :param image: linear image of the outputs on all rows of the phase; None without guidance
+        :param guided_loss: maps the outputs to the guided loss and its gradient, see :func:`guided`; None without guidance
         :param outputs: (B, d') outputs of the block, as :func:`summarised`
         :return: the loss and its gradient with respect to the outputs, (B, d')
         """
-        if image is None or target is None:
+        if guided_loss is None:
             return self.unguided(summarised(inputs), outputs)
-        loss, gradient = guided(outputs, target, image)
+        loss, gradient = guided_loss(outputs)
         if self.guidance_coef < 1:
             own_loss, own_gradient = self.unguided(summarised(inputs), outputs)
             loss, gradient = own_loss.lerp(loss, self.guidance_coef), own_gradient.lerp(gradient, self.guidance_coef)

@@ -1,5 +1,6 @@
 """Handle rows of observations and activations, in one tensor or array, or in a dictionary, tuple or list of them."""
 
+import io
 from copy import copy
 from typing import Any
 
@@ -52,6 +53,20 @@ def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     if isinstance(first, dict):
         return {key: th.cat([part[key] for part in parts]) for key in first}
     return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple | list) else th.cat(parts)
+
+
+def copied(data: Any, device: th.device) -> Any:
+    """
+    Copy anything with all its tensors.
+
+    :param data: an object that can be pickled
+    :param device: of the tensors of the copy
+    :return: the copy
+    """
+    buffer = io.BytesIO()
+    th.save(data, buffer)
+    buffer.seek(0)
+    return th.load(buffer, map_location=device, weights_only=False)
 
 
 def moved(data: Any, device: th.device) -> Any:

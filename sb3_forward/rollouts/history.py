@@ -10,7 +10,6 @@ Keep the past in one store: rollouts that wait, recent transitions, and a sample
 All features are those of the present hidden layers. SB3's ``save`` and ``load`` carry the store as they do any attribute.
 """
 
-import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from sb3_forward.heads.heads import Held
 from sb3_forward.heads.regression import ReturnMoments, SampleFeatures, gram_matrix, return_moments
 from sb3_forward.heads.training import CachedRollout, Observations
 from sb3_forward.local.phase import LEAST_ROWS
-from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.local.rows import Latents, copied, join, pick
 from sb3_forward.rollouts.recorder import Truncation
 
 # Limits on the sampled observations, in rows, and on sampled and waiting ones, in bytes: both are saved with the model
@@ -106,11 +105,9 @@ class History:
         :param device: device of the tensors of the copy
         :return: the copy
         """
-        buffer, copied = io.BytesIO(), History()
-        th.save(vars(self), buffer)
-        buffer.seek(0)
-        vars(copied).update(th.load(buffer, map_location=device, weights_only=False))
-        return copied
+        other = History()
+        vars(other).update(copied(vars(self), device))
+        return other
 
     def add(
         self,

@@ -75,6 +75,8 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "heads/whitening.py": ("phases", "local_learning"),
     "local/blocks.py": ("blocks", "phases"),
     "local/distances.py": ("distances", "targets"),
+    "local/auxiliary.py": ("images",),
+    "local/feed.py": ("hidden_phase", "images"),
     "local/loss.py": ("guided", "hidden_phase", "images"),
     "local/network.py": ("network", "own_policies"),
     "local/optimizers.py": ("own_policies", "save_load"),
@@ -94,9 +96,11 @@ PRIORITIES: dict[str, Sequence[str]] = {
 
 A2C = "a2c.py"
 AGREEMENT = "heads/agreement.py"
+AUXILIARY = "local/auxiliary.py"
 BLOCKS = "local/blocks.py"
 CHECKS = "rollouts/checks.py"
 DISTANCES = "local/distances.py"
+FEED = "local/feed.py"
 FINGERPRINT = "local/fingerprint.py"
 GRADIENTS = "heads/gradients.py"
 GUIDANCE = "heads/guidance.py"
@@ -463,7 +467,7 @@ MUTANTS = [
     Mutant(
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
-    Mutant(PHASE, "target.index_select(0, part)", "target[: len(part)]", "guidance of other rows"),
+    Mutant(PHASE, "target.index_select(0, rows)", "target[: len(rows)]", "guidance of other rows"),
     Mutant(PHASE, "guides.get(block.role, [])", 'guides.get("actor", [])', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
@@ -569,13 +573,13 @@ MUTANTS = [
     Mutant(PHASE, "if len(part) >= LEAST_ROWS:", "if len(part) > LEAST_ROWS:", "three rows not matched", found_by="phases"),
     Mutant(PHASE, "*local_loss(rows), self.max_grad_norm", "*local_loss(rows), 1e9", "steps not clipped", found_by="phases"),
     Mutant(
-        PHASE,
+        FEED,
         "        _set_training(modules, True)\n",
         "",
         "learning at rest",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "            _set_training(modules, False)\n",
         "            pass\n",
         "outputs in training mode after the steps",
@@ -593,14 +597,14 @@ MUTANTS = [
         "training mode not restored",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "                self._complete = False\n",
         "",
         "what others are computed from dropped",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "self._last.get(name, -1) > index",
         "self._last.get(name, -1) >= index",
         "inputs kept too long",
@@ -686,59 +690,59 @@ MUTANTS = [
     Mutant(SPLITTING, "        keep_together(numbers, values[0])\n", "", "a tuple handed on", found_by="network"),
     # === What is held, and what is computed anew ===
     Mutant(
-        PHASE,
+        FEED,
         "min(first + network.pass_rows, rows)",
         "min(first + network.pass_rows - 1, rows)",
         "the last row of a forward pass left out",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "min(first + network.pass_rows, rows)",
         "min(first + network.pass_rows + 1, rows)",
         "a row in two forward passes",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "range(0, rows, network.pass_rows)",
         "range(0, rows, network.pass_rows + 1)",
         "rows between forward passes left out",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "th.arange(rows.start, rows.stop)",
         "th.arange(rows.stop - rows.start)",
         "the first rows in every forward pass",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "self._complete = rows * network.row_bytes <= budget",
         "self._complete = True",
         "observations held whatever they take",
         found_by="images",
     ),
-    Mutant(PHASE, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
-    Mutant(PHASE, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
+    Mutant(FEED, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
+    Mutant(FEED, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
     Mutant(
-        PHASE,
+        FEED,
         "left = self.budget - sum(value.nbytes for value in self._held.values())",
         "left = self.budget",
         "what is held already not counted",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "        self._held = {name: value for name, value in self._held.items() if name in needed}\n",
         "",
         "held to the end",
         found_by="hidden_phase",
     ),
-    Mutant(PHASE, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
+    Mutant(FEED, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
     Mutant(
-        PHASE,
+        FEED,
         "for later in self.network.parts[index + 1 :]",
         "for later in self.network.parts[index + 1 : index + 2]",
         "only what the next part reads is held",
@@ -746,42 +750,42 @@ MUTANTS = [
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))",
         "return held",
         "what others are computed from not held",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "            _set_training(self._learning, False)\n",
         "",
         "layers that run anew are learning",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "            _set_training(self._learning, True)\n",
         "",
         "steps at rest after layers that run anew",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "            found[name] = self._read(name, rows)\n",
         "            found[name] = self._held[name][: len(self._read(name, rows))]\n",
         "layers run anew on the first rows",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "self._values(self.network.tops, rows)) for rows in self.chunks]",
         "self._values(self.network.tops, rows)) for rows in reversed(self.chunks)]",
         "top features in another order",
         found_by="images",
     ),
     Mutant(
-        PHASE,
+        FEED,
         "found.update(self._by_name(part.outputs, given))",
         "found[name] = given[0] if len(part.outputs) > 1 else given",
         "the first of several outputs for each",
@@ -815,9 +819,9 @@ MUTANTS = [
         "bytes of one key for all",
         found_by="images",
     ),
-    Mutant(ON_POLICY, "budget=self.local_memory * 2**20", "budget=2**26", "local_memory not handed on", found_by="images"),
+    Mutant(ON_POLICY, "self.local_memory * 2**20, self", "2**26, self", "local_memory not handed on", found_by="images"),
     Mutant(
-        ON_POLICY, "budget=self.local_memory * 2**20", "budget=self.local_memory", "local_memory in bytes", found_by="images"
+        ON_POLICY, "self.local_memory * 2**20, self", "self.local_memory, self", "local_memory in bytes", found_by="images"
     ),
     Mutant(
         READER,
@@ -853,14 +857,14 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "separate = image is not None and self.objective.guidance_coef == 1 and",
-        "separate = image is not None and",
+        "separate = goal is not None and self.objective.guidance_coef == 1 and",
+        "separate = goal is not None and",
         "pairs of rows compared in parts",
         found_by="images",
     ),
     Mutant(
         PHASE,
-        "separate = image is not None and self.objective.guidance_coef == 1 and",
+        "separate = goal is not None and self.objective.guidance_coef == 1 and",
         "separate = self.objective.guidance_coef == 1 and",
         "unguided losses in parts",
         found_by="images",

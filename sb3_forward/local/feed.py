@@ -1,0 +1,156 @@
+"""Give the blocks of a network their inputs while they learn from the bottom up, within a budget of memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_forward.local.network import HiddenNetwork
+from sb3_forward.local.root import leaves, prepare
+from sb3_forward.local.rows import join
+
+
+class Feed:
+    """
+    The inputs of a network's blocks for N rows, while the blocks learn from the bottom up.
+
+    Values that fit into memory are kept. Others are recomputed from the kept values below them.
+
+    :param network: the network
+    :param observations: maps indices (B,) to these rows, as the rollout buffer holds them
+    :param rows: N
+    :param budget: bytes that may be kept
+    """
+
+    def __init__(
+        self, network: HiddenNetwork, observations: Callable[[th.Tensor], PyTorchObs], rows: int, budget: int
+    ) -> None:
+        self.network = network
+        self.budget = budget
+        self.chunks = [
+            slice(first, min(first + network.pass_rows, rows)) for first in range(0, rows, network.pass_rows)
+        ]  #: all rows, in ranges for one forward pass each
+        self._observations = observations
+        self._held: dict[str, th.Tensor] = {}
+        self._makers = {name: index for index, part in enumerate(network.parts) for name in part.outputs}
+        # The last part that reads each value; the heads read after all parts
+        self._last = {name: index for index, part in enumerate(network.parts) for name in part.inputs}
+        self._last.update(dict.fromkeys(network.tops, len(network.parts)))
+        self._learning: list[nn.Module] = []  # modules in training mode
+        self._complete = rows * network.row_bytes <= budget  # whether everything is kept so far
+        if self._complete:
+            self._observe(slice(0, rows), self._held)
+
+    @contextmanager
+    def learning(self, modules: list[nn.Module]) -> Iterator[None]:
+        """
+        Put modules into training mode; where they have to run for the inputs of others meanwhile, they are in evaluation mode.
+
+        :param modules: the modules
+        """
+        self._learning = modules
+        _set_training(modules, True)
+        try:
+            yield
+        finally:
+            _set_training(modules, False)
+            self._learning = []
+
+    def inputs(self, index: int, rows: th.Tensor | slice) -> Any:
+        """
+        Return the inputs of a part for some rows.
+
+        :param index: index of the part; the parts below it have finished learning
+        :param rows: (B,) indices, or a range
+        :return: its inputs
+        """
+        return self._join(self.network.parts[index].inputs, self._values(self.network.parts[index].inputs, rows))
+
+    def advance(self, index: int) -> None:
+        """
+        Keep the new outputs of a part for all rows, if they fit into memory.
+
+        :param index: index of the part, which has finished learning
+        """
+        part, given = self.network.parts[index], []
+        left = self.budget - sum(value.nbytes for value in self._held.values())
+        for rows in self.chunks:
+            given.append(self.network.steps[index].forward(self.inputs(index, rows)))
+            if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
+                self._complete = False
+                return  # the parts that read it compute it again
+        self._held.update(self._by_name(part.outputs, join(given)))
+        if self._complete:
+            needed = {name for name in self._held if self._last.get(name, -1) > index}
+        else:
+            readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
+            needed = self._needed([*readers, *self.network.tops])
+        self._held = {name: value for name, value in self._held.items() if name in needed}
+
+    def tops(self) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Return the top features, once all parts have learned.
+
+        :return: the features of actor (N, d_pi) and critic (N, d_vf)
+        """
+        if all(name in self._held for name in self.network.tops):
+            actor, critic = (self._held[name] for name in self.network.tops)
+        else:
+            parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
+            actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
+        return actor, critic
+
+    def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
+        """Return named values for some rows; layers that have to run for this are in evaluation mode."""
+        found = {name: self._read(name, rows) for name in names if name in self._held}
+        if len(found) < len(set(names)):
+            _set_training(self._learning, False)
+            for name in names:
+                self._compute(name, rows, found)
+            _set_training(self._learning, True)
+        return found
+
+    def _read(self, name: str, rows: th.Tensor | slice) -> th.Tensor:
+        # A fifth of the time of indexing
+        return self._held[name].index_select(0, rows) if isinstance(rows, th.Tensor) else self._held[name][rows]
+
+    def _compute(self, name: str, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
+        if name in found:
+            return
+        if name in self._held:
+            found[name] = self._read(name, rows)
+        elif name not in self._makers:
+            self._observe(rows, found)
+        else:
+            part = self.network.parts[self._makers[name]]
+            for own in part.inputs:
+                self._compute(own, rows, found)
+            given = self.network.steps[self._makers[name]].forward(self._join(part.inputs, found))
+            found.update(self._by_name(part.outputs, given))
+
+    def _observe(self, rows: th.Tensor | slice, found: dict[str, th.Tensor]) -> None:
+        index = th.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        tensors = leaves(prepare(self.network.policy, self._observations(index)))
+        found.update(zip(self.network.inputs, tensors, strict=True))
+
+    def _needed(self, names: list[str]) -> set[str]:
+        """Find the kept values that some values are computed from."""
+        held = {name for name in names if name in self._held}
+        makers = {self._makers[name] for name in names if name not in held and name in self._makers}
+        return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))
+
+    @staticmethod
+    def _join(names: list[str], values: dict[str, th.Tensor]) -> Any:
+        return values[names[0]] if len(names) == 1 else tuple(values[name] for name in names)
+
+    @staticmethod
+    def _by_name(names: list[str], given: Any) -> dict[str, th.Tensor]:
+        return dict(zip(names, given if len(names) > 1 else [given], strict=True))
+
+
+def _set_training(modules: list[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training
