@@ -56,6 +56,7 @@ TESTS = (
     "local_learning",
     "values",
     "blocks",
+    "auxiliary",
     "distances",
     "run",
     "save_load",
@@ -75,7 +76,7 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "heads/whitening.py": ("phases", "local_learning"),
     "local/blocks.py": ("blocks", "phases"),
     "local/distances.py": ("distances", "targets"),
-    "local/auxiliary.py": ("images",),
+    "local/auxiliary.py": ("auxiliary", "images"),
     "local/feed.py": ("hidden_phase", "images"),
     "local/loss.py": ("guided", "hidden_phase", "images"),
     "local/network.py": ("network", "own_policies"),
@@ -723,6 +724,33 @@ MUTANTS = [
         "self._complete = True",
         "observations held whatever they take",
         found_by="images",
+    ),
+    Mutant(
+        AUXILIARY, "[loss * share, gradient.T @ outputs * share,", "[loss, gradient.T @ outputs,", "parts of a step add up"
+    ),
+    Mutant(AUXILIARY, "gradient = SLOPES[nn.ReLU](gradient, units)", "pass", "units learn that are off", found_by="auxiliary"),
+    Mutant(AUXILIARY, "return loss, gradient @ self.weight", "return loss, outputs * 0", "nothing for the convolution"),
+    Mutant(AUXILIARY, "zip(self._sums, own, strict=True)] if self._sums else own", "zip(own, own)]", "last part alone, twice"),
+    Mutant(
+        AUXILIARY, "loss, *gradients = self._sums\n        self._sums = []\n", "loss, *gradients = self._sums\n", "sums kept"
+    ),
+    Mutant(AUXILIARY, "tuple(gradients), max_grad_norm)", "tuple(gradients), 1e9)", "steps not clipped"),
+    Mutant(AUXILIARY, "outputs.shape[1] == self.weight.shape[1] and ", "", "a layer of another width"),
+    Mutant(AUXILIARY, " and outputs.dtype == self.weight.dtype", "", "a layer of another type"),
+    Mutant(AUXILIARY, "if layer is None or not layer.fits(outputs):", "if True:", "a new layer in every pass"),
+    Mutant(AUXILIARY, 'copied(vars(self), th.device("cpu"))', "vars(self)", "tensors of the GPU in files"),
+    Mutant(AUXILIARY, "maker, options = maker_of(policy)", "maker, options = th.optim.Adam, {}", "optimizer of its own kind"),
+    Mutant(AUXILIARY, 'block.optimizer.param_groups[0]["lr"])', "1e-3)", "rate of its own"),
+    Mutant(AUXILIARY, "block.role, nn.Sequential", '"actor", nn.Sequential', "role of another"),
+    Mutant(
+        PHASE, "return layer.forward(outputs), layer\n", "return outputs, None\n", "image of the maps", found_by="auxiliary"
+    ),
+    Mutant(
+        PHASE, "goal.of(part, len(part) / len(rows))", "goal.of(part, 1.0)", "shares of parts forgotten", found_by="auxiliary"
+    ),
+    Mutant(PHASE, "goal.layer.learn(self.max_grad_norm)", "goal.layer.learn(1e9)", "its steps not clipped", found_by="images"),
+    Mutant(
+        ON_POLICY, "2**20, self.auxiliary)", "2**20, AuxiliaryLayers())", "new layers in every phase", found_by="auxiliary"
     ),
     Mutant(FEED, "* len(self.chunks) > left:", "* 0 > left:", "outputs held whatever they take", found_by="images"),
     Mutant(FEED, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
