@@ -16,7 +16,7 @@ from sb3_forward import ForwardCnnPolicy, ForwardPPO
 from sb3_forward.local import phase
 from sb3_forward.local.auxiliary import AuxiliaryLayer, AuxiliaryLayers
 from sb3_forward.local.blocks import Block
-from sb3_forward.local.loss import Guidance, LinearImage, guided, linear_image, summarised
+from sb3_forward.local.loss import Guidance, LinearImage, balanced, guided, linear_image, standardise, summarised
 from tests.envs import ACTIONS, ALGORITHMS, RandomEnv, small_kwargs, small_model
 from tests.test_hidden_phase import hidden_phase, learn, sample, signals
 from tests.test_images import Convolutions, cnn_model
@@ -47,7 +47,7 @@ def test_every_convolution_that_is_guided_has_one(algorithm: Any) -> None:
     model = cnn_model(algorithm).learn(16)
     assert list(model.auxiliary._layers) == CONVOLUTIONS
     for layer in model.auxiliary._layers.values():
-        assert layer.weight.shape == (128, 8 * 16)
+        assert layer.weight.shape == (128, 8 * 10 * 10)
     for kwargs in ({"guidance_coef": 0.0}, {"hidden_training": "frozen"}, {"hidden_training": "backprop"}):
         assert not cnn_model(algorithm, **kwargs).learn(16).auxiliary._layers
     assert not small_model(algorithm).learn(16).auxiliary._layers
@@ -143,6 +143,10 @@ def test_the_image_is_that_of_its_units(monkeypatch: pytest.MonkeyPatch) -> None
     th.testing.assert_close(outputs, units)
     assert run.records["extractor.0"].explained == pytest.approx(linear_image(units, columns).explained.item())
     assert [own.shape[1] for own, _ in fitted[:4]] == [128, 128, 128, 16]
+    # It is the image of what the heads say. That of the layer above, which has no auxiliary layer, is of all that is wanted
+    shared = balanced([standardise(own) for own in signals(20).values()])
+    th.testing.assert_close(columns, th.cat([shared.said[:, :3], shared.change[:, 3:]], dim=1))
+    th.testing.assert_close(fitted[3][1], shared.wanted)
 
 
 # === What it learns ===

@@ -85,11 +85,8 @@ def image_weights(outputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
     return th.linalg.solve(h.T @ h / rows + IMAGE_RIDGE * th.eye(h.shape[1], dtype=h.dtype), h.T @ guidance / rows)
 
 
-def signals_of(update: Any) -> dict[str, tuple[th.Tensor, th.Tensor]]:
-    """
-    What should guide the blocks: docs/method.md, from the weights before the update. What is wanted, and what is to change
-    where a block's own image is part of its target: zero else.
-    """
+def signals_of(update: Any) -> dict[str, Any]:
+    """What should guide the blocks: docs/method.md, from the weights before the update. What is wanted, and what changes."""
     advantages = update.column("advantages").flatten()
     advantages = ((advantages - advantages.mean()) / advantages.std(correction=0))[:, None]
     actions = update.column("actions")
@@ -103,21 +100,18 @@ def signals_of(update: Any) -> dict[str, tuple[th.Tensor, th.Tensor]]:
             change = advantages * (actions - distribution.mean) / distribution.stddev
             said = distribution.mean / distribution.stddev
     returns = update.column("returns")
-    unit = (said + change).var(dim=0, correction=0).mean().sqrt()
-    wanted, change, returns = ((part - part.mean(dim=0)) for part in (said + change, change, returns))
-    wanted, change, returns = wanted / unit, change / unit, returns / returns.std(correction=0)
-    wanted, change, returns = wanted.double(), change.double(), returns.double()
-    return {"actor": (wanted, change), "critic": (returns, th.zeros_like(returns))}
+    return {
+        role: tuple(((part - part.mean(dim=0)) / unit).double() for part in (wanted, moved))
+        for role, wanted, moved, unit in (
+            ("actor", said + change, change, (said + change).var(dim=0, correction=0).mean().sqrt()),
+            ("critic", returns, returns - update.column("values"), returns.std(correction=0)),
+        )
+    }
 
 
-def of_both(signals: dict[str, tuple[th.Tensor, th.Tensor]], outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """What guides a block that both share: gradients of equal norm, and a variance of one in the mean over columns."""
-    parts = []
-    for wanted, change in signals.values():
-        weights = image_weights(outputs, wanted)
-        residual = change if change.any() else wanted - (outputs - outputs.mean(dim=0)) @ weights
-        scale = (residual @ weights.T).norm() ** -0.5
-        parts.append((wanted * scale, change * scale))
+def of_both(signals: dict[str, Any]) -> tuple[th.Tensor, th.Tensor]:
+    """What guides a block that both share: changes of equal norm, and a variance of one in the mean over columns."""
+    parts = [(wanted / change.norm(), change / change.norm()) for wanted, change in signals.values()]
     wanted, change = (th.cat(columns, dim=1) for columns in zip(*parts, strict=True))
     unit = wanted.square().mean().sqrt()
     return wanted / unit, change / unit
@@ -170,11 +164,11 @@ def test_every_block_learns_from_its_own_loss(
                 outputs = update.steps[first].before(inputs).double()
                 role = update.steps[first].block.role
                 if first % 4 == 0:
-                    wanted, change = of_both(signals, outputs) if role == "shared" else signals[role]
+                    wanted, change = of_both(signals) if role == "shared" else signals[role]
                 weights = image_weights(outputs, wanted)
                 own_image = (outputs - outputs.mean(dim=0)) @ weights
                 if first % 4 == 0:  # before its first pass
-                    signal = th.where(change.any(dim=0), own_image + change, wanted)
+                    signal = own_image + change
                 stands[name] = forward[name](inputs)
             orders = []
             for step in update.steps[first : first + 2]:

@@ -1,8 +1,8 @@
 """
 Compute the guidance of the hidden layers: what the heads say, and how that should change.
 
-For the critic the returns are all that is wanted, whatever it says now. For the actor the change is one policy-gradient step
-on the outputs of the action head themselves. No gradient is carried back through a weight.
+For the critic the change is what its values lack of the returns. For the actor it is one policy-gradient step on the outputs
+of the action head themselves. No gradient is carried back through a weight.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,7 +45,7 @@ def guidance(
         parts = th.arange(len(advantages)).split(pass_rows)
         columns = [(rollout.latent_pi[part], rollout.actions[part], advantages[part], observations(part)) for part in parts]
         actor = Guidance(*join([actor_guidance(policy, *own) for own in columns]))
-    critic = Guidance.whole(rollout.returns[:, None])
+    critic = Guidance(rollout.old_values[:, None], (rollout.returns - rollout.old_values)[:, None])
     refuse_unless_finite(actor.wanted + critic.wanted)
     return {"actor": actor, "critic": critic}
 

@@ -37,8 +37,8 @@ Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
 Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # Penalty on the weights of a linear image; it hardly affects outputs whose variance is far above it (our choice)
 IMAGE_RIDGE = 1e-2
-# Cells of the grid along each side of a feature map (our choice)
-GRID = 4
+# Cells of the grid along each side of a feature map; maps that are no larger are compared as they are (our choice)
+GRID = 10
 
 
 class Guidance(NamedTuple):
@@ -61,6 +61,11 @@ class Guidance(NamedTuple):
     def wanted(self) -> th.Tensor:
         """Return what the head should say, (N, k)."""
         return self.said + self.change
+
+    @property
+    def known(self) -> th.Tensor:
+        """Return what the head says, (N, k); what is wanted in the columns of which it says nothing."""
+        return th.where(self.said.any(dim=0), self.said, self.change)
 
 
 class LinearImage(NamedTuple):
@@ -134,33 +139,27 @@ def own_target(outputs: th.Tensor, guidance: Guidance, image: LinearImage) -> th
 
     :param outputs: (N, d)
     :param guidance: (N, k) from :func:`standardise`
-    :param image: of these outputs, fitted to all that is wanted
+    :param image: of these outputs, fitted to the guidance
     :return: the target (N, k); all that is wanted in the columns of which the head says nothing
     """
     own = th.where(guidance.said.any(dim=0), image.of(outputs), 0.0)
     return own + guidance.change.to(outputs.dtype)
 
 
-def balanced(outputs: th.Tensor, guidance: Sequence[Guidance]) -> Guidance:
+def balanced(guidance: Sequence[Guidance]) -> Guidance:
     """
-    Join the guidance of the heads that share a block, so that the gradients of their losses have the same norm.
+    Join the guidance of the heads that share a block, so that the changes of all of them have the same norm.
 
-    What is left to explain of the returns is far more than the change of a policy, and would drown it (our choice, with its
-    measurement in the lab log).
+    A head that knows nothing then sends next to no gradient, as with backpropagation: its columns have an image of small
+    weights (our choice, with its measurement in the lab log).
 
-    :param outputs: (N, d)
     :param guidance: (N, k_i) each, from :func:`standardise`; at least one
     :return: (N, k), as from :func:`standardise`
     """
-    if len(guidance) == 1:
-        return guidance[0]
     scaled = []
     for own in guidance:
-        image = linear_image(outputs, own.wanted)
-        norm = ((own_target(outputs, own, image) - image.of(outputs)) @ image.weights.T).norm()
-        # The gradient goes with the square of the unit
-        scale = th.where(norm > 0, norm, 1.0).rsqrt()
-        scaled.append([part * scale for part in own])
+        norm = own.change.norm()
+        scaled.append([part / th.where(norm > 0, norm, 1.0) for part in own])
     said, change = (th.cat(parts, dim=1) for parts in zip(*scaled, strict=True))
     return standardise(Guidance(said, change))
 

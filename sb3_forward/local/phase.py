@@ -102,8 +102,9 @@ class HiddenPhase:
         :return: the new top features of actor (N, d_pi) and critic (N, d_vf)
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
-        guides = {role: [standardise(own)] for role, own in guidance.items()}
-        guides["shared"] = [own for role in guides.values() for own in role]
+        guides = {role: standardise(own) for role, own in guidance.items()}
+        if guides:
+            guides["shared"] = balanced(list(guides.values()))
         self.records = {}
         # A module of the user's own may stay in evaluation mode
         self.network.policy.set_training_mode(True)
@@ -116,7 +117,7 @@ class HiddenPhase:
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
+                    self._train_block(index, feed, rows, guides.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -127,17 +128,15 @@ class HiddenPhase:
         self.network.policy.set_training_mode(True)
         return latents
 
-    def _train_block(self, index: int, feed: Feed, rows: int, guides: list[Guidance], modules: list[nn.Module]) -> None:
+    def _train_block(self, index: int, feed: Feed, rows: int, guidance: Guidance | None, modules: list[nn.Module]) -> None:
         block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
         steps: list[LocalStep] = []
-        guidance = target = goal = None
+        target = goal = None
         for _ in range(self.epochs):
-            if guides and self.objective.guidance_coef > 0:
+            if guidance is not None and self.objective.guidance_coef > 0:
                 outputs, layer = self._outputs(index, feed)
-                if guidance is None:
-                    guidance = balanced(outputs, guides)
-                image = linear_image(outputs, guidance.wanted)
+                image = linear_image(outputs, guidance.wanted if layer is None else guidance.known)
                 if target is None:
                     # For all passes: a change that each of them added to would grow with their number
                     target = own_target(outputs, guidance, image)

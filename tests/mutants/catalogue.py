@@ -147,7 +147,7 @@ TRAIN_THEN_RUN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
+                    self._train_block(index, feed, rows, guides.get(block.role), own)
                 feed.advance(index)
 """
 RUN_THEN_TRAIN = """\
@@ -155,7 +155,7 @@ RUN_THEN_TRAIN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
+                    self._train_block(index, feed, rows, guides.get(block.role), own)
 """
 LEARN = """\
         try:
@@ -163,7 +163,7 @@ LEARN = """\
                 if block.optimizer is not None:
                     assert block.module is not None
                     own = [module for module in block.module.modules() if module in learning]
-                    self._train_block(index, feed, rows, guides.get(block.role, []), own)
+                    self._train_block(index, feed, rows, guides.get(block.role), own)
                 feed.advance(index)
         except ValueError as error:
             # No learning rate mends a weight that has come so from elsewhere
@@ -457,7 +457,20 @@ MUTANTS = [
     Mutant(
         GUIDANCE, 'return {"actor": actor, "critic": critic}', 'return {"actor": critic, "critic": actor}', "signals swapped"
     ),
-    Mutant(GUIDANCE, "whole(rollout.returns[:, None])", "whole(rollout.advantages[:, None])", "critic guided by advantages"),
+    Mutant(
+        GUIDANCE,
+        "(rollout.returns - rollout.old_values)[",
+        "rollout.returns[",
+        "values of the critic twice",
+        found_by="targets",
+    ),
+    Mutant(
+        GUIDANCE,
+        "Guidance(rollout.old_values[:, None], (rollout.returns - rollout.old_values)[:, None])",
+        "Guidance.whole(rollout.returns[:, None])",
+        "the critic's blocks match the returns as a whole",
+        found_by="targets",
+    ),
     Mutant(
         GUIDANCE,
         "(rollout.advantages.std(correction=0) + 1e-8)",
@@ -469,18 +482,41 @@ MUTANTS = [
         GUIDANCE, "(rollout.advantages - rollout.advantages.mean())", "rollout.advantages", "nor centred", found_by="targets"
     ),
     Mutant(PHASE, "target.index_select(0, rows)", "target[: len(rows)]", "guidance of other rows"),
-    Mutant(PHASE, "guides.get(block.role, [])", 'guides.get("actor", [])', "all blocks guided as the actor's"),
+    Mutant(PHASE, "guides.get(block.role)", 'guides.get("actor")', "all blocks guided as the actor's"),
     Mutant(
         PHASE,
-        "[own for role in guides.values() for own in role]",
-        'guides.get("actor", [])',
+        "balanced(list(guides.values()))",
+        'guides["actor"]',
         "shared blocks guided by the actor alone",
     ),
-    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "1.0", "the critic drowns the actor in shared blocks"),
-    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "1 / th.where(norm > 0, norm, 1.0)", "the actor drowns the critic"),
-    Mutant(LOSS, "th.where(norm > 0, norm, 1.0).rsqrt()", "norm.rsqrt()", "a constant guide of shared blocks"),
+    Mutant(LOSS, "part / th.where(norm > 0, norm, 1.0) for", "part for", "the critic drowns the actor in shared blocks"),
+    Mutant(
+        LOSS,
+        "norm = own.change.norm()",
+        "norm = own.wanted.norm()",
+        "what is said drowns what changes",
+        found_by="hidden_phase",
+    ),
+    Mutant(
+        LOSS, "th.where(norm > 0, norm, 1.0) for", "norm for", "a constant guide of shared blocks", found_by="hidden_phase"
+    ),
+    Mutant(
+        PHASE,
+        "guidance.wanted if layer is None else guidance.known",
+        "guidance.wanted",
+        "image of an auxiliary layer with the change",
+        found_by="auxiliary",
+    ),
+    Mutant(
+        PHASE,
+        "guidance.wanted if layer is None else guidance.known",
+        "guidance.known",
+        "image without the change",
+        found_by="targets",
+    ),
+    Mutant(LOSS, "th.where(self.said.any(dim=0), self.said, self.change)", "self.said", "no image where nothing is said"),
     Mutant(LOSS, "return standardise(Guidance(said, change))", "return Guidance(said, change)", "shared guidance in no unit"),
-    Mutant(PHASE, "[standardise(own)] for", "[own] for", "guidance as it comes"),
+    Mutant(PHASE, "{role: standardise(own) for", "{role: own for", "guidance as it comes"),
     Mutant(ON_POLICY, "rows.number, signals)", "rows.number, {})", "signals not handed on"),
     Mutant(BLOCKS, "start_at_scale(self.optimizer)\n", "pass\n", "RMSprop starts at zero", found_by="blocks"),
     Mutant(OPTIMIZERS, "fill_(mean)", "fill_(0.1 * mean)", "RMSprop starts too small", found_by="blocks"),
@@ -517,7 +553,12 @@ MUTANTS = [
     ),
     Mutant(LOSS, "own + guidance.change", "own + guidance.wanted", "what is said to be added to the image"),
     Mutant(PHASE, "                if target is None:\n", "                if True:\n", "the change added in every pass"),
-    Mutant(PHASE, "linear_image(outputs, guidance.wanted)", "linear_image(outputs, guidance.change)", "image of the change"),
+    Mutant(
+        PHASE,
+        "(outputs, guidance.wanted if layer is None",
+        "(outputs, guidance.change if layer is None",
+        "image of the change",
+    ),
     Mutant(HISTORY, "zip(*(part.cached for part in parts)", "zip(*(rollout for _ in parts)", "rows of the last rollout alone"),
     Mutant(LOSS, ".clamp_min(th.finfo(columns.dtype).tiny)", "", "divided by guidance that does not vary"),
     Mutant(
@@ -532,13 +573,13 @@ MUTANTS = [
     Mutant(PHASE, TRAIN_THEN_RUN, RUN_THEN_TRAIN, "blocks above learn on what the one below said before"),
     Mutant(
         PHASE,
-        "            if guides and self.objective.guidance_coef > 0:",
-        "            if guides and self.objective.guidance_coef > 0 and image is None:",
+        "            if guidance is not None and self.objective.guidance_coef > 0:",
+        "            if guidance is not None and self.objective.guidance_coef > 0 and goal is None:",
         "image fitted once",
     ),
     Mutant(
         PHASE,
-        "linear_image(outputs, guidance.wanted)",
+        "linear_image(outputs, guidance.wanted if layer is None else guidance.known)",
         "linear_image(outputs[: self.batch_size], guidance.wanted[: self.batch_size])",
         "image fitted to some rows",
     ),
