@@ -228,6 +228,7 @@ def test_a_head_with_nothing_to_change_leaves_the_other_alone() -> None:
     """Its columns are not blown up to have a norm."""
     still, other = Guidance(th.randn(20, 2), th.zeros(20, 2)), Guidance(th.randn(20, 1), th.randn(20, 1))
     joined = balanced([standardise(still), standardise(other)])
+    assert joined.said[:, :2].any()
     assert not joined.change[:, :2].any()
     assert joined.change[:, 2:].any()
     assert joined.wanted.isfinite().all()

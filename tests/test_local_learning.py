@@ -294,7 +294,7 @@ def test_refit_takes_the_drift_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch_phase)
     monkeypatch.setattr(Heads, "refit", watch_refit)
     # Features move fast, under heads that are not near zero
-    model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.01, policy_kwargs={"ortho_init": False})
+    model = small_model(ForwardPPO, n_steps=256, local_learning_rate=0.03, policy_kwargs={"ortho_init": False})
     logged = model.learn(256).logger.name_to_value["train/drift"]
     before, between, after = said
     variation = (before - before.mean(dim=0)).norm()
@@ -339,7 +339,7 @@ def test_the_sample_holds_the_values_of_past_states(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ForwardPPO, "_hidden_phase", watch)
     drift = {}
     for sampled in (True, False):
-        model = small_model(ForwardPPO, n_steps=16, local_learning_rate=0.01, policy_kwargs={"ortho_init": False})
+        model = small_model(ForwardPPO, n_steps=16, local_learning_rate=0.003, policy_kwargs={"ortho_init": False})
         seen.clear()
         drifts.clear()
         model.learn(16 * 20)

@@ -165,10 +165,12 @@ def test_every_block_learns_from_its_own_loss(
                 role = update.steps[first].block.role
                 if first % 4 == 0:
                     wanted, change = of_both(signals) if role == "shared" else signals[role]
+                    # The critic's own blocks learn the returns as a whole
+                    whole = role == "critic"
                 weights = image_weights(outputs, wanted)
                 own_image = (outputs - outputs.mean(dim=0)) @ weights
                 if first % 4 == 0:  # before its first pass
-                    signal = own_image + change
+                    signal = wanted if whole else own_image + change
                 stands[name] = forward[name](inputs)
             orders = []
             for step in update.steps[first : first + 2]:

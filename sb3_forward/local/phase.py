@@ -105,6 +105,8 @@ class HiddenPhase:
         guides = {role: standardise(own) for role, own in guidance.items()}
         if guides:
             guides["shared"] = balanced(list(guides.values()))
+            # Nothing else needs the critic's own blocks, so that they learn all of the returns
+            guides["critic"] = Guidance.whole(guides["critic"].wanted)
         self.records = {}
         # A module of the user's own may stay in evaluation mode
         self.network.policy.set_training_mode(True)

@@ -468,7 +468,14 @@ MUTANTS = [
         GUIDANCE,
         "Guidance(rollout.old_values[:, None], (rollout.returns - rollout.old_values)[:, None])",
         "Guidance.whole(rollout.returns[:, None])",
-        "the critic's blocks match the returns as a whole",
+        "shared blocks match the returns as a whole",
+        found_by="targets",
+    ),
+    Mutant(
+        PHASE,
+        'Guidance.whole(guides["critic"].wanted)',
+        'guides["critic"]',
+        "the critic's own blocks match what the values lack",
         found_by="targets",
     ),
     Mutant(
