@@ -7,7 +7,7 @@ states means nothing. A layer of rectified units on the maps can say it, since i
 others. So the linear image of the guided loss is one of an auxiliary layer, which learns from this loss, too. The gradient
 goes through it into the convolution, and no further. The layer is no part of the policy.
 
-A. Noekland and L. H. Eidnes, "Training neural networks with local error signals" (2019), and E. Belilovsky, M. Eickenberg and
+A. Nøkland and L. H. Eidnes, "Training neural networks with local error signals" (2019), and E. Belilovsky, M. Eickenberg and
 E. Oyallon, "Decoupled greedy learning of CNNs" (2020), put auxiliary networks before local losses. To let the heads guide one
 is our choice, with its measurement in the lab log.
 """

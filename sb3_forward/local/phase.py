@@ -41,7 +41,7 @@ LEAST_ROWS = 3
 
 
 class Goal(NamedTuple):
-    """What a block has to match in a pass over N rows."""
+    """The goal of a block in a pass over N rows."""
 
     target: th.Tensor  # (N, k)
     image: LinearImage
