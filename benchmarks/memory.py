@@ -9,8 +9,8 @@ is watched. It is one in which ours has enough rows for a hidden phase.
                     the optimizers and rollout; gradients count. On a CPU from the events of PyTorch's own allocator, as its
                     profiler records them (what is read off them is checked against a case counted by hand), on CUDA from
                     max_memory_allocated()
-  parameter_bytes   parameters of the policy
-  state_bytes       state of its optimizers
+  parameter_bytes   parameters of the policy, and of convolutions' auxiliary layers
+  state_bytes       state of their optimizers
   peak_rss          the most that another such process, without the profiler, has had resident until the end of train():
                     interpreter and libraries, parameters, states, everything (Linux only)
 
@@ -174,11 +174,14 @@ def allocated(setting: Setting) -> dict[str, int]:
     :return: bytes in tensors, by what they are
     """
     model = ready_model(setting)
-    states = [value for state in model.policy.optimizer.state.values() for value in state.values()]
+    auxiliary = list(model.auxiliary.layers.values()) if isinstance(model, ForwardPPO) else []
+    optimizers = [model.policy.optimizer, *(layer.optimizer for layer in auxiliary if layer.optimizer is not None)]
+    states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
+    parameters = [*model.policy.parameters(), *(parameter for layer in auxiliary for parameter in layer.parameters)]
     peak_in = _peak_on_cuda if model.device.type == "cuda" else peak_on_cpu
     return {
         "peak_bytes": peak_in(model.train),
-        "parameter_bytes": sum(parameter.nbytes for parameter in model.policy.parameters()),
+        "parameter_bytes": sum(parameter.nbytes for parameter in parameters),
         "state_bytes": sum(value.nbytes for value in states if isinstance(value, th.Tensor)),
     }
 

@@ -36,7 +36,7 @@ def layer_on(outputs: th.Tensor) -> AuxiliaryLayer:
 
 
 def weights(layers: AuxiliaryLayers) -> dict[str, th.Tensor]:
-    return {name: th.cat([own.detach().flatten() for own in layer.parameters]) for name, layer in layers._layers.items()}
+    return {name: th.cat([own.detach().flatten() for own in layer.parameters]) for name, layer in layers.layers.items()}
 
 
 # === Which blocks have one ===
@@ -45,12 +45,12 @@ def weights(layers: AuxiliaryLayers) -> dict[str, th.Tensor]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_convolution_that_is_guided_has_one(algorithm: Any) -> None:
     model = cnn_model(algorithm).learn(16)
-    assert list(model.auxiliary._layers) == CONVOLUTIONS
-    for layer in model.auxiliary._layers.values():
+    assert list(model.auxiliary.layers) == CONVOLUTIONS
+    for layer in model.auxiliary.layers.values():
         assert layer.weight.shape == (128, 8 * 10 * 10)
     for kwargs in ({"guidance_coef": 0.0}, {"hidden_training": "frozen"}, {"hidden_training": "backprop"}):
-        assert not cnn_model(algorithm, **kwargs).learn(16).auxiliary._layers
-    assert not small_model(algorithm).learn(16).auxiliary._layers
+        assert not cnn_model(algorithm, **kwargs).learn(16).auxiliary.layers
+    assert not small_model(algorithm).learn(16).auxiliary.layers
 
 
 def test_layers_are_no_part_of_the_policy() -> None:
@@ -60,7 +60,7 @@ def test_layers_are_no_part_of_the_policy() -> None:
     assert list(model.policy.state_dict()) == list(stock.policy.state_dict())
     assert model.get_parameters().keys() == stock.get_parameters().keys()
     trained = {id(own) for group in model.policy.optimizer.param_groups for own in group["params"]}
-    assert not trained & {id(own) for layer in model.auxiliary._layers.values() for own in layer.parameters}
+    assert not trained & {id(own) for layer in model.auxiliary.layers.values() for own in layer.parameters}
 
 
 # === What goes through it ===
@@ -138,7 +138,7 @@ def test_the_image_is_that_of_its_units(monkeypatch: pytest.MonkeyPatch) -> None
     learn(run, observations, signals(20))
     stem = model.network.blocks[0]
     with th.no_grad():
-        units = run.auxiliary._layers["extractor.0"].forward(summarised(stem.forward(observations.float() / 255)))
+        units = run.auxiliary.layers["extractor.0"].forward(summarised(stem.forward(observations.float() / 255)))
     outputs, columns = fitted[0]
     th.testing.assert_close(outputs, units)
     assert run.records["extractor.0"].explained == pytest.approx(linear_image(units, columns).explained.item())
@@ -195,7 +195,7 @@ def test_it_learns_as_its_block_does(optimizer: Any) -> None:
     model = small_model(ForwardPPO, "CnnPolicy", local_learning_rate=lambda left: 0.01 * (left + 1), policy_kwargs=kwargs)
     model.learn(32)
     for block in model.network.blocks[:3]:
-        layer = model.auxiliary._layers[block.name]
+        layer = model.auxiliary.layers[block.name]
         assert type(layer.optimizer) is optimizer
         assert layer.optimizer.param_groups[0]["lr"] == block.optimizer.param_groups[0]["lr"] == 0.01
         assert layer.role == block.role == "shared"
@@ -251,7 +251,7 @@ def test_it_is_saved_with_the_model(tmp_path: Path, algorithm: Any) -> None:
     assert list(before) == CONVOLUTIONS
     for name, value in weights(loaded.auxiliary).items():
         assert th.equal(value, before[name])
-        own, other = (of.auxiliary._layers[name].optimizer.state_dict() for of in (model, loaded))
+        own, other = (of.auxiliary.layers[name].optimizer.state_dict() for of in (model, loaded))
         assert own["state"]
         th.testing.assert_close(own["state"], other["state"])
     # Both learn on, each its own

@@ -88,13 +88,13 @@ class AuxiliaryLayers:
     """The auxiliary layers of a network. They are made when they are needed; SB3's ``save`` and ``load`` carry them."""
 
     def __init__(self) -> None:
-        self._layers: dict[str, AuxiliaryLayer] = {}
+        self.layers: dict[str, AuxiliaryLayer] = {}  #: by name of the block
 
     def __getstate__(self) -> dict[str, Any]:
         return copied(vars(self), th.device("cpu"))  # files may be read on a machine without a GPU
 
     def __repr__(self) -> str:  # SB3 writes it into its files
-        return f"{type(self).__name__}({', '.join(self._layers)})"
+        return f"{type(self).__name__}({', '.join(self.layers)})"
 
     def of(self, policy: ActorCriticPolicy, block: Block, outputs: th.Tensor) -> AuxiliaryLayer:
         """
@@ -105,12 +105,12 @@ class AuxiliaryLayers:
         :param outputs: what is compared of its outputs, (N, d)
         :return: the layer
         """
-        layer = self._layers.get(block.name)
+        layer = self.layers.get(block.name)
         if layer is not None and layer.weight.device != outputs.device:
-            self._layers = copied(self._layers, outputs.device)
-            layer = self._layers[block.name]
+            self.layers = copied(self.layers, outputs.device)
+            layer = self.layers[block.name]
         if layer is None or not layer.fits(outputs):
-            layer = self._layers[block.name] = AuxiliaryLayer(block, outputs)
+            layer = self.layers[block.name] = AuxiliaryLayer(block, outputs)
             maker, options = maker_of(policy)
             layer.build_optimizer(maker, 0.0, options)
         assert block.optimizer is not None
