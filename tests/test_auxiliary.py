@@ -272,3 +272,21 @@ def test_a_file_of_a_model_on_a_gpu_holds_tensors_of_the_cpu(monkeypatch: pytest
     layers = cnn_model(ForwardPPO).learn(16).auxiliary
     layers.__getstate__()
     assert devices == [th.device("cpu")]
+
+
+def test_what_a_broken_update_has_left_is_no_part_of_the_next() -> None:
+    """A loss that is not finite ends an update before the layer's own step."""
+    found = []
+    for broken in (True, False):
+        model = cnn_model(ForwardPPO)
+        run = hidden_phase(model, epochs=1)
+        images = sample("CnnPolicy", 32)
+        learn(run, images, signals(32))
+        layer = run.auxiliary.layers["extractor.0"]
+        if broken:
+            with th.no_grad():
+                layer.through(lambda units: (units.sum(), th.ones_like(units)), 1.0)(layer.weight.new_ones(4, 800))
+        th.manual_seed(0)
+        learn(run, images, signals(32))
+        found.append(weights(run.auxiliary)["extractor.0"])
+    th.testing.assert_close(found[0], found[1])

@@ -43,6 +43,16 @@ class AuxiliaryLayer(Block):
         self.weight: th.Tensor = layer.weight  #: (128, d)
         self._sums: list[th.Tensor] = []  # of the loss and of the gradients since the last step
 
+    def begin(self, lr: float) -> None:
+        """
+        Begin a pass; what an update that was broken off has left is dropped.
+
+        :param lr: learning rate, >= 0
+        """
+        assert self.optimizer is not None
+        update_learning_rate(self.optimizer, lr)
+        self._sums = []
+
     def fits(self, outputs: th.Tensor) -> bool:
         """
         Check whether the layer can be used on outputs.
@@ -98,7 +108,7 @@ class AuxiliaryLayers:
 
     def of(self, policy: ActorCriticPolicy, block: Block, outputs: th.Tensor) -> AuxiliaryLayer:
         """
-        Find the layer of a block, or make it.
+        Find the layer of a block, or make it, for a pass over its rows.
 
         :param policy: the policy, whose optimizer the layer's is like
         :param block: the block; its learning rate is the layer's, too
@@ -114,6 +124,5 @@ class AuxiliaryLayers:
             maker, options = maker_of(policy)
             layer.build_optimizer(maker, 0.0, options)
         assert block.optimizer is not None
-        assert layer.optimizer is not None
-        update_learning_rate(layer.optimizer, block.optimizer.param_groups[0]["lr"])
+        layer.begin(block.optimizer.param_groups[0]["lr"])
         return layer

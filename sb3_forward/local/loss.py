@@ -17,9 +17,9 @@ variance, the loss is that of a ridge regression. The penalty does not scale wit
 loss is blind to their scale, and bounded activations drift into saturation. Using this loss to guide a hidden layer is our
 choice.
 
-The unguided part matches the distances of the block's inputs, see :mod:`sb3_forward.local.distances`. Both parts summarise
-feature maps by a few numbers per channel. A convolution gives thousands of numbers, which are too many for a regression on two
-thousand rows and carry no more information (our choice, with its measurement in the lab log).
+The unguided part matches the distances of the block's inputs, see :mod:`sb3_forward.local.distances`. Both parts read large
+feature maps as means over the cells of a grid. The guided part reads them through an auxiliary layer, see
+:mod:`sb3_forward.local.auxiliary`.
 """
 
 from collections.abc import Callable, Sequence

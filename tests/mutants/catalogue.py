@@ -787,6 +787,7 @@ MUTANTS = [
     Mutant(AUXILIARY, " and outputs.dtype == self.weight.dtype", "", "a layer of another type"),
     Mutant(AUXILIARY, "if layer is None or not layer.fits(outputs):", "if True:", "a new layer in every pass"),
     Mutant(AUXILIARY, 'copied(vars(self), th.device("cpu"))', "vars(self)", "tensors of the GPU in files"),
+    Mutant(AUXILIARY, "lr)\n        self._sums = []\n", "lr)\n", "what a broken update has left"),
     Mutant(AUXILIARY, "maker, options = maker_of(policy)", "maker, options = th.optim.Adam, {}", "optimizer of its own kind"),
     Mutant(AUXILIARY, 'block.optimizer.param_groups[0]["lr"])', "1e-3)", "rate of its own"),
     Mutant(AUXILIARY, "block.role, nn.Sequential", '"actor", nn.Sequential', "role of another"),
