@@ -33,7 +33,8 @@ def test_resumed_run_equals_uninterrupted_run(algorithm: Any, policy: str, tmp_p
     other = small_model(algorithm, policy, seed=1).learn(16)
     load_tensors(other, tmp_path / "model")
     assert_equal(other.get_parameters(), model.get_parameters())
-    other.history = copy.deepcopy(model.history)  # past observations are not in the file
+    # Neither past observations nor what is no part of the policy are in the file
+    other.history, other.auxiliary = copy.deepcopy(model.history), copy.deepcopy(model.auxiliary)
     for running in (model, other):
         running.env = model.env
         go_on(running, 16)
