@@ -363,7 +363,8 @@ def test_peak_does_not_grow_with_the_number_of_convolutions() -> None:
 def test_peak_follows_what_may_be_held() -> None:
     """An image has 15 KB as floats, and 4.5 KB after a convolution: of 512 rows, 7.6 MiB and 2.3."""
     nothing, some, all_of_it = (peak_of_an_update(3, memory) for memory in (0, 4, 64))
-    assert nothing <= some < all_of_it
+    # What is held in the second case is less than what a regression takes in both, and a peak varies by some bytes
+    assert abs(nothing - some) < 1e5
     assert all_of_it - some > 4e6
 
 
