@@ -159,7 +159,8 @@ def balanced(guidance: Sequence[Guidance]) -> Guidance:
     scaled = []
     for own in guidance:
         norm = own.change.norm()
-        scaled.append([part / th.where(norm > 0, norm, 1.0) for part in own])
+        unit = th.where(norm > 0, norm, 1.0)
+        scaled.append([part / unit for part in own])
     said, change = (th.cat(parts, dim=1) for parts in zip(*scaled, strict=True))
     return standardise(Guidance(said, change))
 

@@ -496,7 +496,7 @@ MUTANTS = [
         'guides["actor"]',
         "shared blocks guided by the actor alone",
     ),
-    Mutant(LOSS, "part / th.where(norm > 0, norm, 1.0) for", "part for", "the critic drowns the actor in shared blocks"),
+    Mutant(LOSS, "[part / unit for part in own]", "own", "the critic drowns the actor in shared blocks"),
     Mutant(
         LOSS,
         "norm = own.change.norm()",
@@ -505,7 +505,11 @@ MUTANTS = [
         found_by="hidden_phase",
     ),
     Mutant(
-        LOSS, "th.where(norm > 0, norm, 1.0) for", "norm for", "a constant guide of shared blocks", found_by="hidden_phase"
+        LOSS,
+        "unit = th.where(norm > 0, norm, 1.0)",
+        "unit = norm",
+        "a constant guide of shared blocks",
+        found_by="hidden_phase",
     ),
     Mutant(
         PHASE,
