@@ -85,16 +85,18 @@ def _ppo(network: str, batch_size: int, target: float | None = None) -> UpdateCa
     return UpdateCase(f"ppo-{network}-b{batch_size}", "ppo", NETWORKS[network], n_envs, n_steps, settings, target)
 
 
-def _a2c(network: str, n_steps: int, target: float | None = None) -> UpdateCase:
-    return UpdateCase(f"a2c-{network}-8x{n_steps}", "a2c", NETWORKS[network], 8, n_steps, {}, target)
+def _a2c(network: str, n_steps: int, target: float | None = None, n_envs: int = 8) -> UpdateCase:
+    return UpdateCase(f"a2c-{network}-{n_envs}x{n_steps}", "a2c", NETWORKS[network], n_envs, n_steps, {}, target)
 
 
 _WITH_TARGET = [
-    _ppo("2x64", 64, 0.40),
+    _ppo("2x64", 64, 0.30),
     _ppo("2x256", 64, 0.25),
     _ppo("8x256", 256, 0.12),
     _ppo("cnn", 64, 0.40),
-    _a2c("2x64", 5, 1.0),
+    _a2c("2x64", 5, 1.0, n_envs=1),
+    *[_a2c(network, 5, 1.0) for network in ("2x64", "2x256", "8x256")],
+    _a2c("2x64", 16, 1.0),
 ]
 _OTHERS = [_ppo(network, batch_size) for network in NETWORKS for batch_size in (64, 256)]
 # A2C's batch is the rollout: 64 and 256 rows
