@@ -47,7 +47,7 @@ def test_every_convolution_that_is_guided_has_one(algorithm: Any) -> None:
     model = cnn_model(algorithm).learn(16)
     assert list(model.auxiliary.layers) == CONVOLUTIONS
     for layer in model.auxiliary.layers.values():
-        assert layer.weight.shape == (128, 8 * 10 * 10)
+        assert layer.weight.shape == (128, 8 * 12 * 12)
     for kwargs in ({"guidance_coef": 0.0}, {"hidden_training": "frozen"}, {"hidden_training": "backprop"}):
         assert not cnn_model(algorithm, **kwargs).learn(16).auxiliary.layers
     assert not small_model(algorithm).learn(16).auxiliary.layers
@@ -285,7 +285,7 @@ def test_what_a_broken_update_has_left_is_no_part_of_the_next() -> None:
         layer = run.auxiliary.layers["extractor.0"]
         if broken:
             with th.no_grad():
-                layer.through(lambda units: (units.sum(), th.ones_like(units)), 1.0)(layer.weight.new_ones(4, 800))
+                layer.through(lambda units: (units.sum(), th.ones_like(units)), 1.0)(layer.weight.new_ones(4, 8 * 12 * 12))
         th.manual_seed(0)
         learn(run, images, signals(32))
         found.append(weights(run.auxiliary)["extractor.0"])

@@ -5,9 +5,9 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_forward.local.blocks import Block, Objective, as_matrix
+from sb3_forward.local.blocks import Block, Objective
 from sb3_forward.local.distances import LOCAL_LOSSES, pairwise_distances
-from sb3_forward.local.loss import guided, linear_image
+from sb3_forward.local.loss import as_matrix, guided, linear_image
 
 OBJECTIVES = [*LOCAL_LOSSES, "guided"]
 

@@ -1,6 +1,7 @@
 """The guided loss, against its formula pair by pair and against autograd, in double precision."""
 
 import math
+from functools import partial
 
 import pytest
 import torch as th
@@ -8,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sb3_forward.local.blocks import Block
 from sb3_forward.local.loss import (
+    GRID,
     IMAGE_RIDGE,
     Guidance,
     LinearImage,
-    MapSummary,
     guided,
     linear_image,
     own_target,
@@ -340,26 +342,27 @@ def test_large_outputs_of_few_dimensions_are_no_less_understood(scale: float) ->
 # === Feature maps ===
 
 
-@pytest.mark.parametrize(("grid", "cells"), [(1, 1), (2, 4), (3, 6), (8, 6)])
-def test_feature_maps_are_compared_by_means_over_a_grid(grid: int, cells: int) -> None:
-    maps = normal(20, 4, 3, 2)
-    summary = MapSummary(maps, grid)
-    expected = nn.functional.adaptive_avg_pool2d(maps, (min(grid, 3), min(grid, 2))).flatten(start_dim=1)
-    assert expected.shape == (20, 4 * cells)
-    for form in (maps, maps.flatten(start_dim=1)):
-        th.testing.assert_close(summary(form), expected)
+@pytest.mark.parametrize(("side", "cell"), [(9, 1), (14, 1), (16, 2), (20, 2), (27, 3)])
+def test_feature_maps_are_compared_by_means_over_a_grid(side: int, cell: int) -> None:
+    maps = normal(5, 3, side, 4)
+    rows = [maps[:, :, first : first + cell].mean(dim=2) for first in range(0, side, cell)]
+    assert len(rows) <= 1.5 * GRID
+    th.testing.assert_close(summarised(maps), th.stack(rows, dim=2).flatten(start_dim=1))
+    th.testing.assert_close(summarised(maps.mT), th.stack(rows, dim=3).flatten(start_dim=1))
 
 
-@pytest.mark.parametrize("grid", [1, 2, 4])
-def test_gradient_of_feature_maps_is_that_of_the_minimum(grid: int) -> None:
-    maps = normal(60, 4, 5, 3).requires_grad_()
-    summary = MapSummary(maps, grid)
-    means = summary(maps)
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 18, 3), (1, 18, 21)])
+def test_gradient_of_feature_maps_is_that_of_the_minimum(shape: tuple[int, ...]) -> None:
+    maps = normal(60, *shape)
+    scale = nn.Parameter(normal(*shape, seed=1))
+    means = summarised(maps * scale)
     guidance = mixed(means.detach(), 2)
-    (expected,) = th.autograd.grad(loss_of_pairs(means, guidance, best_weights(means, guidance)), maps)
-    still = summary(maps.detach())
-    gradient = summary.pull(guided(still, guidance, linear_image(still, guidance))[1])
-    th.testing.assert_close(gradient.view_as(expected), expected)
+    (expected,) = th.autograd.grad(loss_of_pairs(means, guidance, best_weights(means, guidance)), scale)
+    objective = partial(guided, target=guidance, image=linear_image(means.detach(), guidance))
+    outputs, _, (gradient,) = Block("scale", "shared", lambda inputs: inputs * scale, [scale]).gradients(maps, objective)
+    assert isinstance(outputs, th.Tensor)
+    assert th.equal(outputs, maps * scale)
+    th.testing.assert_close(gradient, expected)
 
 
 def test_what_is_compared_of_several_outputs_is_all_of_them() -> None:
@@ -369,8 +372,6 @@ def test_what_is_compared_of_several_outputs_is_all_of_them() -> None:
     assert th.equal(summarised({"a": first, "b": second}), expected)
     assert th.equal(summarised(first), first)
     assert summarised((first.double(), second.double())).dtype == th.double
-    maps = normal(6, 2, 3, 3)
-    assert th.equal(summarised(maps), MapSummary(maps)(maps))
 
 
 # === What comes of it ===

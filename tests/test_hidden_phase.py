@@ -17,8 +17,17 @@ from sb3_forward.heads.heads import Heads
 from sb3_forward.heads.training import CachedRollout, HeadTraining
 from sb3_forward.local import phase
 from sb3_forward.local.auxiliary import AuxiliaryLayers
-from sb3_forward.local.blocks import Activations, Block, as_matrix
-from sb3_forward.local.loss import Guidance, LinearImage, balanced, linear_image, own_target, standardise
+from sb3_forward.local.blocks import Block
+from sb3_forward.local.loss import (
+    Activations,
+    Guidance,
+    LinearImage,
+    as_matrix,
+    balanced,
+    linear_image,
+    own_target,
+    standardise,
+)
 from sb3_forward.local.phase import HiddenPhase, LocalObjective
 from sb3_forward.local.rows import count, join, pick
 from tests.envs import ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model

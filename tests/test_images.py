@@ -154,7 +154,7 @@ class Past(Convolutions):
 
 @pytest.mark.parametrize("policy", [*OBSERVATIONS, Past])
 def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: Any) -> None:
-    """Observations that fit are asked for once."""
+    """Vectors that fit are asked for once; images stay bytes."""
     model = cnn_model(ForwardPPO, Past) if policy is Past else small_model(ForwardPPO, policy)
     network, policy = model.network, "CnnPolicy" if policy is Past else policy
     network.pass_rows = 7
@@ -173,8 +173,10 @@ def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: Any) -> None
                 feed.advance(index)
                 assert sum(value.nbytes for value in feed._held.values()) <= budget
             feed.tops()
-        if budget >= whole:
-            assert asked == [20]
+        if budget >= whole and policy == "MlpPolicy":
+            assert asked == [1, 20]
+        else:
+            assert max(asked) <= 7
 
 
 @pytest.mark.parametrize("memory", [0, 3])
@@ -361,12 +363,10 @@ def test_peak_does_not_grow_with_the_number_of_convolutions() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_peak_follows_what_may_be_held() -> None:
-    """An image has 15 KB as floats, and 4.5 KB after a convolution: of 512 rows, 7.6 MiB and 2.3."""
-    # Without regressions, which take more than what is held in the second case
-    nothing, some, all_of_it = (peak_of_an_update(3, memory, guidance_coef=0.0) for memory in (0, 4, 64))
-    assert nothing <= some < all_of_it
-    assert all_of_it - some > 4e6
+def test_peak_has_no_room_for_images_as_floats() -> None:
+    """Those of 512 rows have 7.6 MiB, which may be held in the second case."""
+    nothing, everything = (peak_of_an_update(3, memory, guidance_coef=0.0) for memory in (0, 64))
+    assert everything < nothing + 1e6
 
 
 def test_a2c_learns_from_images() -> None:

@@ -21,7 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_forward import ForwardPPO
-from sb3_forward.local.blocks import Block, as_matrix
+from sb3_forward.local.blocks import Block
+from sb3_forward.local.loss import as_matrix
 from sb3_forward.on_policy import ForwardOnPolicyAlgorithm
 from tests.envs import ACTIONS, ALGORITHMS, OBSERVATIONS, RandomEnv, hidden_state, small_model
 from tests.test_save_load import assert_equal, assert_goes_on_equally, go_on

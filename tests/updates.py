@@ -8,7 +8,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_forward.local.blocks import Block, LocalStep, Objective, as_matrix
+from sb3_forward.local.blocks import Block, LocalStep, Objective
+from sb3_forward.local.loss import as_matrix
 
 
 class SharedLayer(BaseFeaturesExtractor):

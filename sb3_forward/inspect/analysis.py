@@ -22,8 +22,8 @@ from sb3_forward.inspect.metrics import (
 from sb3_forward.inspect.probe import held_out_r2
 from sb3_forward.inspect.recording import Recording, network_of, record
 from sb3_forward.inspect.states import States
-from sb3_forward.local.blocks import as_matrix
 from sb3_forward.local.distances import DISPARITIES, gaussian_disparity, pairwise_distances
+from sb3_forward.local.loss import as_matrix
 from sb3_forward.local.rows import pick
 
 # Rows of one forward pass; they bound the memory of a convolution's activations

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from sb3_forward.inspect.metrics import dead_share, distortion, effective_rank, saturated_share, singular_values
-from sb3_forward.local.blocks import Activations, Block, as_matrix
+from sb3_forward.local.blocks import Block
+from sb3_forward.local.loss import Activations, as_matrix
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.root import at_rest
 

@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.local.loss import Activations, Objective, as_matrix, summary_of
+from sb3_forward.local.loss import Activations, Objective, summarised
 from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
 
@@ -25,7 +25,7 @@ class LocalStep(NamedTuple):
     grad_norm: float  # before clipping
 
 
-# Maps the gradient (B, d) of the outputs as a matrix to the gradients of a block's parameters, None for one without
+# Maps the gradient (B, d) of what is compared of the outputs to the gradients of a block's parameters, None for one without
 Gradients = tuple[th.Tensor | None, ...]
 Pull = Callable[[th.Tensor], Gradients]
 # Maps the gradient of an activation's outputs, and these outputs, to the gradient of its inputs
@@ -105,14 +105,8 @@ class Block:
         :param objective: the local loss
         :return: the outputs (detached), the loss, and its gradients with respect to the parameters
         """
-        outputs, pull = self._run_dense(inputs) if self._is_dense(inputs) else self._run(inputs)
-        summary = summary_of(outputs)
-        if summary is None:
-            loss, gradient = objective(as_matrix(outputs))
-        else:
-            assert isinstance(outputs, th.Tensor)
-            loss, gradient = objective(summary(outputs))
-            gradient = summary.pull(gradient)
+        outputs, compared, pull = self._run_dense(inputs) if self._is_dense(inputs) else self._run(inputs)
+        loss, gradient = objective(compared)
         return outputs, loss, pull(gradient)
 
     def step(self, outputs: Activations, loss: th.Tensor, gradients: Gradients, max_grad_norm: float) -> LocalStep:
@@ -147,21 +141,27 @@ class Block:
             parameter.grad = None  # no gradient outlives its block: memory does not grow with depth
         return LocalStep(outputs, value, norm)
 
-    def _run(self, inputs: Activations) -> tuple[Activations, Pull]:
-        """Run the block, and return its detached outputs and a function that pulls gradients back through the graph."""
+    def _run(self, inputs: Activations) -> tuple[Activations, th.Tensor, Pull]:
+        """
+        Run the block.
+
+        :param inputs: detached inputs of B rows
+        :return: the outputs and what is compared of them, (B, d), both detached; and a function that pulls the gradient of the
+            latter back through the graph
+        """
         with th.enable_grad():
             outputs = self.forward(inputs)
-            matrix = as_matrix(outputs)
+            compared = summarised(outputs)
 
         def pull(gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
             # Gradients pass through `.grad` as under SB3, so that a user's hooks see them and may change them
-            th.autograd.backward(matrix, gradient, inputs=self.parameters)
+            th.autograd.backward(compared, gradient, inputs=self.parameters)
             found = tuple(parameter.grad for parameter in self.parameters)
             for parameter in self.parameters:
                 parameter.grad = None
             return found
 
-        return detached(outputs), pull
+        return detached(outputs), compared.detach(), pull
 
     def _is_dense(self, inputs: Activations) -> bool:
         """Check whether :meth:`_run_dense` computes exactly what the block computes."""
@@ -171,7 +171,7 @@ class Block:
         return not watched and inputs.ndim == 2 and inputs.dtype == self._dense[0].weight.dtype
 
     @th.no_grad()
-    def _run_dense(self, inputs: Any) -> tuple[th.Tensor, Pull]:
+    def _run_dense(self, inputs: Any) -> tuple[th.Tensor, th.Tensor, Pull]:
         """Do what :meth:`_run` does for a linear layer and its activation; small layers take half the time."""
         assert self._dense is not None
         layer, activation = self._dense
@@ -181,7 +181,7 @@ class Block:
             gradient = SLOPES[type(activation)](gradient, outputs)
             return gradient.T @ inputs, gradient.sum(dim=0)
 
-        return outputs, pull
+        return outputs, outputs, pull
 
 
 def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tuple[nn.Linear, nn.Module] | None:

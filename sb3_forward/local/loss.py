@@ -23,7 +23,6 @@ feature maps as means over the cells of a grid. The guided part reads them throu
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch as th
@@ -37,7 +36,7 @@ Activations = th.Tensor | dict[str, th.Tensor] | tuple[th.Tensor, ...]
 Objective = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 # Penalty on the weights of a linear image; it hardly affects outputs whose variance is far above it (our choice)
 IMAGE_RIDGE = 1e-2
-# Cells of the grid along each side of a feature map; maps that are no larger are compared as they are (our choice)
+# A feature map is compared in about so many cells along each side; one that is hardly larger, place by place (our choice)
 GRID = 10
 
 
@@ -234,60 +233,25 @@ def as_matrix(activations: Activations) -> th.Tensor:
     return th.cat([part if part.dtype == th.double else part.float() for part in parts], dim=1)
 
 
-class MapSummary:
+def is_maps(activations: Activations) -> bool:
     """
-    Means of feature maps over the cells of a coarse grid.
-
-    :param maps: (B, C, H, W), of which only the shape, the type and the device are used
-    :param grid: cells along each side, at most height and width
-    """
-
-    def __init__(self, maps: th.Tensor, grid: int = GRID) -> None:
-        _, self.channels, height, width = maps.shape
-        #: (H W, G) weight of each place in the mean of each cell
-        self.weights = _cells(height, width, grid, maps.dtype, maps.device)
-
-    def __call__(self, maps: th.Tensor) -> th.Tensor:
-        """
-        Average feature maps over the cells.
-
-        :param maps: (B, C, H, W), or flattened to (B, C H W)
-        :return: (B, C G), G the number of cells
-        """
-        return (maps.reshape(len(maps), self.channels, -1) @ self.weights).flatten(start_dim=1)
-
-    def pull(self, gradient: th.Tensor) -> th.Tensor:
-        """
-        Pull a gradient back from the summary to the maps.
-
-        :param gradient: (B, C G) with respect to the summary
-        :return: (B, C H W) with respect to the maps
-        """
-        return (gradient.view(len(gradient), self.channels, -1) @ self.weights.T).flatten(start_dim=1)
-
-
-@lru_cache(maxsize=64)  # every step of a convolution needs the same weights
-def _cells(height: int, width: int, grid: int, dtype: th.dtype, device: th.device) -> th.Tensor:
-    places = th.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
-    return F.adaptive_avg_pool2d(places, (min(grid, height), min(grid, width))).flatten(start_dim=1)
-
-
-def summary_of(activations: Activations) -> MapSummary | None:
-    """
-    Choose how activations are summarised before they are compared.
+    Check whether activations are feature maps.
 
     :param activations: inputs or outputs of a block
-    :return: the summary of feature maps; None for all other activations, which are compared as a matrix
+    :return: whether they are one tensor (B, C, H, W)
     """
-    return MapSummary(activations) if isinstance(activations, th.Tensor) and activations.ndim == 4 else None
+    return isinstance(activations, th.Tensor) and activations.ndim == 4
 
 
 def summarised(activations: Activations) -> th.Tensor:
     """
-    Compute the matrix that the local losses compare.
+    Compute the matrix that the local losses compare; large feature maps are averaged over the cells of a grid.
 
     :param activations: inputs or outputs of a block, of B rows
     :return: (B, d)
     """
-    summary = summary_of(activations)
-    return as_matrix(activations) if summary is None or not isinstance(activations, th.Tensor) else summary(activations)
+    if isinstance(activations, th.Tensor) and is_maps(activations):
+        size = [max(round(side / GRID), 1) for side in activations.shape[2:]]
+        if max(size) > 1:
+            return F.avg_pool2d(activations, size, ceil_mode=True).flatten(start_dim=1)
+    return as_matrix(activations)

@@ -26,11 +26,11 @@ from sb3_forward.local.loss import (
     Objective,
     balanced,
     guided,
+    is_maps,
     linear_image,
     own_target,
     standardise,
     summarised,
-    summary_of,
 )
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.records import BlockRecord
@@ -159,7 +159,7 @@ class HiddenPhase:
             given = block.forward(feed.inputs(index, chunk))
             parts.append(summarised(given))
         outputs = th.cat(parts)
-        if summary_of(given) is None:
+        if not is_maps(given):
             return outputs, None
         layer = self.auxiliary.of(self.network.policy, block, outputs)
         return layer.forward(outputs), layer

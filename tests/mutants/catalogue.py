@@ -690,34 +690,13 @@ MUTANTS = [
     ),
     # === What is compared of feature maps ===
     Mutant(LOSS, "activations.ndim == 4", "False", "feature maps read number by number", found_by="images"),
-    Mutant(LOSS, "return F.adaptive_avg_pool2d(", "return height * width * F.adaptive_avg_pool2d(", "sums of feature maps"),
+    Mutant(LOSS, "max(round(side / GRID), 1)", "side // GRID + 1", "cells where each place has its own"),
+    Mutant(LOSS, "for side in activations.shape[2:]]", "for side in activations.shape[:1:-1]]", "height and width swapped"),
+    Mutant(LOSS, ", ceil_mode=True)", ")", "the border of feature maps left out"),
+    Mutant(LOSS, "F.avg_pool2d(activations", "F.max_pool2d(activations", "maxima of feature maps"),
+    Mutant(LOSS, "max(size) > 1", "min(size) > 1", "narrow feature maps read number by number"),
     Mutant(
-        LOSS,
-        "gradient.view(len(gradient), self.channels, -1)",
-        "gradient.view(len(gradient), -1, self.channels).mT",
-        "weights of other feature maps",
-    ),
-    Mutant(LOSS, "(min(grid, height), min(grid, width))", "(1, 1)", "grid ignored"),
-    Mutant(
-        LOSS,
-        "(min(grid, height), min(grid, width))",
-        "(min(grid, height), min(grid, height))",
-        "as many columns of cells as rows",
-    ),
-    Mutant(
-        LOSS,
-        "maps.reshape(len(maps), self.channels, -1)",
-        "maps.reshape(len(maps), -1, self.channels).mT",
-        "means of other channels",
-    ),
-    Mutant(LOSS, "@ self.weights.T)", "@ th.ones_like(self.weights.T))", "gradients of all cells at every place"),
-    Mutant(LOSS, "@ self.weights.T)", "@ (self.weights.T > 0).to(gradient.dtype))", "gradients of sums"),
-    Mutant(
-        BLOCKS,
-        "gradient = summary.pull(gradient)",
-        "gradient = as_matrix(th.ones_like(outputs)) * gradient.mean()",
-        "one gradient for all places of feature maps",
-        found_by="images",
+        BLOCKS, "compared = summarised(outputs)", "compared = outputs.flatten(1)", "places instead of cells", found_by="guided"
     ),
     Mutant(
         SPLITTING,
@@ -772,11 +751,12 @@ MUTANTS = [
     ),
     Mutant(
         FEED,
-        "self._complete = rows * network.row_bytes <= budget",
+        "self._complete = not images and rows * network.row_bytes <= budget",
         "self._complete = True",
         "observations held whatever they take",
         found_by="images",
     ),
+    Mutant(FEED, "not images and rows", "rows", "images held as numbers", found_by="images"),
     Mutant(
         AUXILIARY, "[loss * share, gradient.T @ outputs * share,", "[loss, gradient.T @ outputs,", "parts of a step add up"
     ),
