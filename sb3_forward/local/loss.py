@@ -252,6 +252,6 @@ def summarised(activations: Activations) -> th.Tensor:
     """
     if isinstance(activations, th.Tensor) and is_maps(activations):
         size = [max(round(side / GRID), 1) for side in activations.shape[2:]]
-        if max(size) > 1:
-            return F.avg_pool2d(activations, size, ceil_mode=True).flatten(start_dim=1)
+        means = F.avg_pool2d(activations, size, ceil_mode=True) if max(size) > 1 else activations
+        return means.permute(0, 2, 3, 1).flatten(start_dim=1)  # channels last, as a block that learns has them
     return as_matrix(activations)

@@ -694,6 +694,7 @@ MUTANTS = [
     Mutant(LOSS, "for side in activations.shape[2:]]", "for side in activations.shape[:1:-1]]", "height and width swapped"),
     Mutant(LOSS, ", ceil_mode=True)", ")", "the border of feature maps left out"),
     Mutant(LOSS, "F.avg_pool2d(activations", "F.max_pool2d(activations", "maxima of feature maps"),
+    Mutant(LOSS, "means.permute(0, 2, 3, 1).flatten", "means.flatten", "channels first", found_by="guided"),
     Mutant(LOSS, "max(size) > 1", "min(size) > 1", "narrow feature maps read number by number"),
     Mutant(
         BLOCKS, "compared = summarised(outputs)", "compared = outputs.flatten(1)", "places instead of cells", found_by="guided"
