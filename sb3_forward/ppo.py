@@ -88,7 +88,7 @@ class ForwardPPO(ForwardOnPolicyAlgorithm, PPO):
         head_learning_rate_scale: float = 9.0,
         local_interval: int = 1,
         local_epochs: int = 1,
-        local_batch_size: int = 256,
+        local_batch_size: int = 128,
         local_memory: int = 64,
         local_loss: Literal["strain", "stress"] = "strain",
         disparity: Literal["gaussian", "identity"] = "gaussian",
