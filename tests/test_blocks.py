@@ -101,6 +101,22 @@ def test_a_dense_block_takes_the_step_of_its_graph(activation: type[nn.Module], 
         th.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_convolution_learns_in_another_memory_format_where_nobody_listens_in() -> None:
+    """A user's hook may call ``view``, which needs the usual one."""
+    module = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    twin, formats = copy.deepcopy(module), []
+    twin[0].register_forward_hook(lambda layer, inputs, outputs: formats.append(inputs[0].is_contiguous()))
+    inputs, target = th.randn(8, 3, 9, 7), th.randn(8, 6 * 7 * 5)
+    for layers in (module, twin):
+        block = Block("extractor.0", "shared", layers, layers.parameters())
+        block.build_optimizer(th.optim.Adam, 1e-2, {})
+        for _ in range(3):
+            block.local_step(inputs, lambda outputs: ((outputs - target).square().sum() / 2, outputs - target), 1.0)
+    assert formats == [True] * 3
+    for parameter, expected in zip(module.parameters(), twin.parameters(), strict=True):
+        th.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_no_plain_dense_layer_goes_through_its_graph() -> None:
     inputs = th.randn(8, 4)
     for layers in (

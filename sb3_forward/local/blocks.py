@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.local.loss import Activations, Objective, is_maps, summarised
+from sb3_forward.local.loss import Activations, Objective, summarised
 from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
 
@@ -55,7 +55,7 @@ class Block:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
         self._dense = _dense(forward, self.parameters)
-        self._convolves = _convolves(forward)
+        self._convolution = _convolution(forward)
         #: the module that runs, if there is one: ``forward`` itself, or the module of the part whose ``forward`` it is
         self.module: nn.Module | None = forward if isinstance(forward, nn.Module) else None
         if self.module is None:
@@ -150,8 +150,9 @@ class Block:
         :return: the outputs and what is compared of them, (B, d), both detached; and a function that pulls the gradient of the
             latter back through the graph
         """
-        if self._convolves and isinstance(inputs, th.Tensor) and is_maps(inputs) and inputs.device.type == "cpu":
-            # The gradient of the weights takes up to a third of the time
+        convolves = self._convolution and not any(map(hooked, self._convolution))
+        if convolves and isinstance(inputs, th.Tensor) and inputs.ndim == 4 and inputs.device.type == "cpu":
+            # The gradient of the weights takes down to a third of the time
             inputs = inputs.contiguous(memory_format=th.channels_last)
         with th.enable_grad():
             outputs = self.forward(inputs)
@@ -199,12 +200,13 @@ def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tup
     return (layer, activation) if trained else None
 
 
-def _convolves(forward: Callable[[Any], Any]) -> bool:
-    """Check whether a block is a convolution and its activation, which take inputs in any memory format."""
-    if type(forward) is not nn.Sequential or any(map(hooked, forward.modules())):
-        return False
+def _convolution(forward: Callable[[Any], Any]) -> list[nn.Module]:
+    """Return the modules of a block that is a convolution and its activation, which take inputs in any memory format."""
+    if type(forward) is not nn.Sequential:
+        return []
     layer, *activations = forward
-    return type(layer) is nn.Conv2d and all(type(own) in SLOPES for own in activations)
+    known = type(layer) is nn.Conv2d and all(type(own) in SLOPES for own in activations)
+    return [forward, layer, *activations] if known else []
 
 
 def hooked(module: nn.Module) -> bool:

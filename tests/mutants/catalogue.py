@@ -697,6 +697,9 @@ MUTANTS = [
     Mutant(LOSS, "means.permute(0, 2, 3, 1).flatten", "means.flatten", "channels first", found_by="guided"),
     Mutant(LOSS, "max(size) > 1", "min(size) > 1", "narrow feature maps read number by number"),
     Mutant(
+        BLOCKS, "self._convolution and not any(map(hooked, self._convolution))", "self._convolution", "hooks of a convolution"
+    ),
+    Mutant(
         BLOCKS, "compared = summarised(outputs)", "compared = outputs.flatten(1)", "places instead of cells", found_by="guided"
     ),
     Mutant(
