@@ -152,11 +152,25 @@ class Past(Convolutions):
         return self.out(th.cat([hidden, self.small(hidden).relu()], dim=1).flatten(1)).relu()
 
 
-@pytest.mark.parametrize("policy", [*OBSERVATIONS, Past])
-def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: Any) -> None:
+class PastOfVectors(BaseFeaturesExtractor):
+    """Many features are read again, after a few that are made of them."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 16)
+        self.wide, self.small, self.out = nn.Linear(observation_space.shape[0], 64), nn.Linear(64, 1), nn.Linear(65, 16)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        hidden = self.wide(observations).relu()
+        return self.out(th.cat([hidden, self.small(hidden).relu()], dim=1)).relu()
+
+
+@pytest.mark.parametrize(
+    ("policy", "extractor"), [*((own, None) for own in OBSERVATIONS), ("CnnPolicy", Past), ("MlpPolicy", PastOfVectors)]
+)
+def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: str, extractor: Any) -> None:
     """Vectors that fit are asked for once; images stay bytes."""
-    model = cnn_model(ForwardPPO, Past) if policy is Past else small_model(ForwardPPO, policy)
-    network, policy = model.network, "CnnPolicy" if policy is Past else policy
+    given = {} if extractor is None else {"policy_kwargs": {"features_extractor_class": extractor}}
+    network = small_model(ForwardPPO, policy, **given).network
     network.pass_rows = 7
     observations, whole = sample(policy, 20), 20 * network.row_bytes
     asked: list[int] = []
@@ -165,7 +179,7 @@ def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: Any) -> None
         asked.append(len(index))
         return pick(observations, index)
 
-    for budget in (0, 6000, *range(whole, whole + 200_000, 20_000), 2**24):
+    for budget in (0, 6000, *range(whole, whole + 5000, 500), *range(whole, whole + 200_000, 20_000), 2**24):
         asked.clear()
         feed = Feed(network, read, 20, budget)
         with th.no_grad():
