@@ -4,7 +4,7 @@ Count the changes of file in one update: how often a reader who follows it has t
     python -m benchmarks.trip
     python -m benchmarks.trip --list
 
-The update is one of ForwardPPO on CartPole: 256 rows, one hidden phase with a step of each block, one epoch in minibatches of 64.
+The update is one of ForwardPPO on CartPole: 256 rows, one step of each block, one epoch of the heads in minibatches of 64.
 """
 
 import argparse
@@ -26,8 +26,10 @@ def follow_update() -> list[tuple[str, str]]:
 
     :return: file and function of each call within the package, in their order
     """
-    sizes = {"n_steps": 256, "batch_size": 64, "n_epochs": 1, "local_batch_size": 256}
-    model = ForwardPPO("MlpPolicy", "CartPole-v1", **sizes, seed=0, device="cpu").learn(512)
+    model = ForwardPPO(
+        "MlpPolicy", "CartPole-v1", n_steps=256, batch_size=64, n_epochs=1, local_batch_size=256, seed=0, device="cpu"
+    )
+    model.learn(512)
     calls: list[tuple[str, str]] = []
     train = model.train
 

@@ -169,7 +169,7 @@ class PastOfVectors(BaseFeaturesExtractor):
 )
 def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: str, extractor: Any) -> None:
     """Vectors that fit are asked for once; images stay bytes."""
-    given = {} if extractor is None else {"policy_kwargs": {"features_extractor_class": extractor}}
+    given: dict[str, Any] = {} if extractor is None else {"policy_kwargs": {"features_extractor_class": extractor}}
     network = small_model(ForwardPPO, policy, **given).network
     network.pass_rows = 7
     observations, whole = sample(policy, 20), 20 * network.row_bytes
