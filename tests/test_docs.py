@@ -309,7 +309,7 @@ def test_differences_are_those_of_the_reports():
     """What training of the hidden layers adds, and guidance."""
     page = ROOT / "docs" / "learning.md"
     rows = re.findall(r"^\| \[.+\]\((.+report\.md)\) \| (.+) \| (.+) \|$", page.read_text(), re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for path, *differences in rows:
         report = (page.parent / path).read_text()
         algo = "a2c" if "/a2c/" in path else "ppo"
@@ -321,7 +321,7 @@ def test_differences_are_those_of_the_reports():
 VARIANTS = {"backpropagation": "bp", "forward": "forward", "frozen": "frozen", "unguided": "unguided"}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "learning.md"], ids=name)
+@parametrize([ROOT / "README.md", ROOT / "docs" / "learning.md", ROOT / "docs" / "images.md"])
 def test_returns_on_held_out_seeds_are_those_of_the_reports(page: Path):
     """Every table with a column of environments and of steps; seconds have columns of their own, and A2C tables of its own."""
     reports = [path.read_text() for path in (ROOT / "benchmarks" / "results" / "held-out").glob("*/report.md")]
