@@ -26,7 +26,7 @@ BOTH = [(ForwardA2C, A2C), (ForwardPPO, PPO)]
 # Our parameters, of which the meaning is not quite the same for both
 DIFFERENT = {"head_learning_rate_scale"}
 # A rollout of A2C has a handful of rows, one of PPO is enough for a hidden phase
-OTHER_DEFAULTS = {"local_interval"}
+OTHER_DEFAULTS = {"local_interval", "local_batch_size"}
 
 
 def ours(algorithm: type) -> dict[str, inspect.Parameter]:
