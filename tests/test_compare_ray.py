@@ -1,4 +1,7 @@
+import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,11 @@ import pandas as pd
 import psutil
 import pytest
 
+from sb3_forward._cli import UserError
+from sb3_forward.compare import sweep
 from sb3_forward.compare.__main__ import main
+from sb3_forward.compare.plan import Run
+from sb3_forward.compare.sweep import Outcome, on_ray
 from tests.test_compare import TINY, trials, wait_until
 
 ray = pytest.importorskip("ray")
@@ -53,6 +60,27 @@ def test_node_is_lost(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert printed.count(f"forward seed {seed}: final return") == 1
     rows = pd.read_csv(tmp_path / "results.csv")
     assert rows.groupby("seed").size().to_dict() == {1: 21, 2: 21, 3: 21}
+
+
+def test_a_run_on_cuda_has_a_gpu_to_itself(cluster: Any, monkeypatch: pytest.MonkeyPatch):
+    """The GPUs are names that a node was given. No run uses one."""
+    runs = [Run("CartPole-v1", "ppo", "forward", seed, "forward_ppo", {}, 100, [], "cuda") for seed in range(6)]
+    with pytest.raises(UserError, match="no node of the Ray cluster has a GPU"):
+        list(on_ray(runs, None, cluster.address))
+    cluster.add_node(num_cpus=6, num_gpus=2)
+
+    def watch(run: Run) -> Outcome:
+        started = time.time()
+        time.sleep(0.5)
+        return Outcome(run, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "time": (started, time.time())}, "")
+
+    monkeypatch.setattr(sweep, "perform", watch)
+    answers = [outcome.answer or {} for outcome in on_ray(runs, None, cluster.address)]
+    assert len(answers) == 6
+    assert {answer["gpu"] for answer in answers} == {"0", "1"}
+    for gpu in "01":
+        times = sorted(answer["time"] for answer in answers if answer["gpu"] == gpu)
+        assert all(first[1] <= second[0] for first, second in itertools.pairwise(times))
 
 
 def test_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

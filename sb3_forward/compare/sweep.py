@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch as th
+
 from sb3_forward._cli import UserError
 from sb3_forward.compare.plan import Run
 
@@ -120,11 +122,13 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     Each run is a plain task. Joblib's Ray backend, tried with Ray 2.60 and joblib 1.6, hands out no result before all are
     there (it refuses ``return_as``), and waits for ever once a dead node leaves no room for all of its actors.
 
+    A run on CUDA has a GPU to itself.
+
     :param runs: the runs
     :param jobs: how many at a time, None for as many as the cluster has CPUs
     :param address: address of the cluster; None for that in ``RAY_ADDRESS``, or a new cluster on this machine
     :return: their outcomes as they come
-    :raises UserError: if there is no such cluster
+    :raises UserError: if there is no such cluster, or none with a GPU where runs need one
     """
     try:
         import ray
@@ -137,7 +141,10 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     with cluster:
         # A run that is lost with its node starts again on another; a run that fails by itself has an outcome, and is not
         # repeated
-        task = ray.remote(num_cpus=1, max_retries=-1)(perform)
+        gpus = int(any(th.device(run.device).type == "cuda" for run in runs))
+        if gpus > ray.cluster_resources().get("GPU", 0):
+            raise UserError("--device cuda: no node of the Ray cluster has a GPU. Start one with `ray start --num-gpus`")
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(perform)
         waiting = iter(runs)
         started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}
         while started:
