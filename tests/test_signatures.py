@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 BOTH = [(ForwardA2C, A2C), (ForwardPPO, PPO)]
 # Our parameters, of which the meaning is not quite the same for both
 DIFFERENT = {"head_learning_rate_scale"}
-# A rollout of A2C has a handful of rows, one of PPO is enough for a hidden phase
+# A rollout of A2C has a handful of rows, one of PPO is enough for a hidden phase; A2C was not compared in smaller minibatches
 OTHER_DEFAULTS = {"local_interval", "local_batch_size"}
 
 

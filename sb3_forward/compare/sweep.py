@@ -139,11 +139,11 @@ def on_ray(runs: list[Run], jobs: int | None, address: str | None) -> Iterator[O
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     with cluster:
-        # A run that is lost with its node starts again on another; a run that fails by itself has an outcome, and is not
-        # repeated
         gpus = int(any(th.device(run.device).type == "cuda" for run in runs))
         if gpus > ray.cluster_resources().get("GPU", 0):
             raise UserError("--device cuda: no node of the Ray cluster has a GPU. Start one with `ray start --num-gpus`")
+        # A run that is lost with its node starts again on another; a run that fails by itself has an outcome, and is not
+        # repeated
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(perform)
         waiting = iter(runs)
         started = {task.remote(run): run for run in itertools.islice(waiting, jobs)}

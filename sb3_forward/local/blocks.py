@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_forward.local.loss import Activations, Objective, summarised
+from sb3_forward.local.loss import Activations, Objective, is_maps, summarised
 from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
 
@@ -151,7 +151,7 @@ class Block:
             latter back through the graph
         """
         convolves = self._convolution and not any(map(hooked, self._convolution))
-        if convolves and isinstance(inputs, th.Tensor) and inputs.ndim == 4 and inputs.device.type == "cpu":
+        if convolves and is_maps(inputs) and inputs.device.type == "cpu":
             # The gradient of the weights takes down to a third of the time
             inputs = inputs.contiguous(memory_format=th.channels_last)
         with th.enable_grad():

@@ -23,7 +23,7 @@ feature maps as means over the cells of a grid. The guided part reads them throu
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch as th
 from torch.nn import functional as F
@@ -233,7 +233,7 @@ def as_matrix(activations: Activations) -> th.Tensor:
     return th.cat([part if part.dtype == th.double else part.float() for part in parts], dim=1)
 
 
-def is_maps(activations: Activations) -> bool:
+def is_maps(activations: Activations) -> TypeGuard[th.Tensor]:
     """
     Check whether activations are feature maps.
 
@@ -250,7 +250,7 @@ def summarised(activations: Activations) -> th.Tensor:
     :param activations: inputs or outputs of a block, of B rows
     :return: (B, d)
     """
-    if isinstance(activations, th.Tensor) and is_maps(activations):
+    if is_maps(activations):
         size = [max(round(side / GRID), 1) for side in activations.shape[2:]]
         means = F.avg_pool2d(activations, size, ceil_mode=True) if max(size) > 1 else activations
         return means.permute(0, 2, 3, 1).flatten(start_dim=1)  # channels last, as a block that learns has them
