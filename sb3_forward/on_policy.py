@@ -28,7 +28,7 @@ from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.records import log
-from sb3_forward.local.rows import Latents, pick
+from sb3_forward.local.rows import Latents
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.rollouts.checks import warn_if_unnormalised
@@ -164,8 +164,8 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         """
         Update the policy with the current rollout.
 
-        Once enough rows have come since the last hidden phase, the hidden blocks learn from their local losses. Then the heads
-        learn from the policy gradient, over constant features.
+        The heads learn from the policy gradient, over constant features. Once enough rows wait, the hidden blocks then learn
+        from their local losses. In the other order the heads would learn on features that were fitted to these very rows.
 
         :raises ValueError: if a loss is not finite; the weights it would have moved are left as they were
         """
@@ -179,16 +179,12 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
             refuse_unless_finite(rollout.advantages + rollout.returns)  # before it waits together with others
         steps = self._transitions() if unchanged else None
         rows = self.history.add(observations, rollout, steps, self.local_interval)
-        if rows is not None:
-            latents = self._hidden_phase(rows)
-            number = len(rollout.returns)  # the last rows are those of this rollout
-            rollout = rollout.with_latents(pick(latents, slice(-number, None)))
         self._fit_values(rollout)
         self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
         if rows is not None:
-            # Not before the values are fitted: on the sample they are held where they are
+            latents = self._hidden_phase(rows)
             self.history.exchange(rows.number, rows.observations, latents)
         self._log()
 

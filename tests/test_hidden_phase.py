@@ -158,10 +158,10 @@ def test_layers_without_parameters_to_train_pass_on_what_they_say(steps: list[tu
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("interval", "n_steps"), [(1, 16), (40, 16), (1, 256)])
-def test_heads_learn_on_the_features_of_the_layers_as_they_are(
+def test_heads_learn_on_the_features_of_the_rollout(
     algorithm: Any, interval: int, n_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The action head on the rows of the rollout alone, the values on those before it, too, if it is short."""
+    """Before the layers learn from it: the action head on its rows alone, the values on rows before, too, if it is short."""
     monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     read: list[CachedRollout] = []
     fitted: list[th.Tensor] = []
@@ -184,7 +184,7 @@ def test_heads_learn_on_the_features_of_the_layers_as_they_are(
         moved = any(not th.equal(old, new) for old, new in zip(before.values(), hidden_state(model).values(), strict=True))
         assert moved == (interval == 1 or rollout == 2)
         with th.no_grad():
-            actor, critic = model.network.latents(update.column("observations"))
+            actor, critic = update.policy.mlp_extractor(update.policy.extract_features(update.column("observations")))
         th.testing.assert_close(read[-1].latent_pi, actor, rtol=1e-4, atol=1e-5)
         th.testing.assert_close(fitted[-1][-n_steps:], critic, rtol=1e-4, atol=1e-5)
         assert th.equal(read[-1].returns, update.column("returns").flatten())

@@ -40,16 +40,20 @@ def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy", "MultiInputPolicy"])
 def test_hidden_weights_do_not_see_the_policy_gradient(algorithm: Any, policy: str) -> None:
-    base = one_update(algorithm, policy)
+    """What the heads have learned reaches the blocks as guidance alone: nothing of it does without guidance."""
+    base = one_update(algorithm, policy, guidance_coef=0.0)
     others = [
-        one_update(algorithm, policy, vf_coef=5.0),
-        one_update(algorithm, policy, ent_coef=0.3),
-        one_update(algorithm, policy, learning_rate=0.1, whiten_heads=False),
+        one_update(algorithm, policy, guidance_coef=0.0, vf_coef=5.0),
+        one_update(algorithm, policy, guidance_coef=0.0, ent_coef=0.3),
+        one_update(algorithm, policy, guidance_coef=0.0, learning_rate=0.1, whiten_heads=False),
     ]
     for other in others:
         assert same(hidden_state(base), hidden_state(other))
     # The last one shows that the heads do move otherwise
     assert not th.equal(base.policy.action_net.weight, others[-1].policy.action_net.weight)
+    # A head that has not moved guides as it did, whatever its loss weighs
+    still = [one_update(algorithm, policy, learning_rate=0.0, ent_coef=ent_coef) for ent_coef in (0.0, 0.3)]
+    assert same(*map(hidden_state, still))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

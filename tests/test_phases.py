@@ -43,7 +43,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: list[Any])
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hidden layers, block by block from the bottom up; the heads are held; values; action head: once per rollout."""
+    """Values; action head; hidden layers, block by block from the bottom up; the heads are held: once per rollout."""
     monkeypatch.setattr(on_policy, "FIT_ROWS", 1)
     seen: list[Any] = []
     spy(monkeypatch, Heads, "fit_values", seen)
@@ -51,7 +51,7 @@ def test_order_of_the_phases(algorithm: Any, monkeypatch: pytest.MonkeyPatch) ->
     spy(monkeypatch, Block, "local_step", seen)
     spy(monkeypatch, Heads, "refit", seen)
     small_model(algorithm).learn(32)
-    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["local_step", "refit", "fit_values", "step"] * 2
+    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == ["fit_values", "step", "local_step", "refit"] * 2
     assert [name for name, _, _ in seen].count("refit") == 2
 
 

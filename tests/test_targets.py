@@ -86,16 +86,16 @@ def image_weights(outputs: th.Tensor, guidance: th.Tensor) -> th.Tensor:
 
 
 def signals_of(update: Any) -> dict[str, Any]:
-    """What should guide the blocks: docs/method.md, from the weights before the update. What is wanted, and what changes."""
+    """What should guide the blocks: docs/method.md, from the heads that have learned. What is wanted, and what changes."""
     advantages = update.column("advantages").flatten()
     advantages = ((advantages - advantages.mean()) / advantages.std(correction=0))[:, None]
     actions = update.column("actions")
     with th.no_grad():
-        distribution = update.policy.get_distribution(update.column("observations")).distribution
+        distribution = update.learned.get_distribution(update.column("observations")).distribution
         if hasattr(distribution, "logits"):
-            latent = update.policy.mlp_extractor(update.policy.extract_features(update.column("observations")))[0]
+            latent = update.learned.mlp_extractor(update.learned.extract_features(update.column("observations")))[0]
             change = advantages * (th.nn.functional.one_hot(actions.long().flatten(), 3) - distribution.probs)
-            said = update.policy.action_net(latent)
+            said = update.learned.action_net(latent)
         else:
             change = advantages * (actions - distribution.mean) / distribution.stddev
             said = distribution.mean / distribution.stddev

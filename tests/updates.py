@@ -10,6 +10,8 @@ from torch import nn
 
 from sb3_forward.local.blocks import Block, LocalStep, Objective
 from sb3_forward.local.loss import as_matrix
+from sb3_forward.local.phase import HiddenPhase
+from sb3_forward.local.rows import Latents
 
 
 class SharedLayer(BaseFeaturesExtractor):
@@ -39,6 +41,7 @@ class Update(NamedTuple):
     """An update: what it started from, and the local steps that it made."""
 
     policy: Any  # a copy, as it was
+    learned: Any  # a copy after the heads have learned, as it guides the blocks; None without a hidden phase
     buffer: Any  # a copy, as it was
     steps: list[BlockStep]
 
@@ -61,8 +64,9 @@ def watched_update(model: Any, monkeypatch: pytest.MonkeyPatch) -> Update:
     :return: what was seen
     """
     seen: list[Any] = []
+    learned: list[Any] = []
     steps: list[BlockStep] = []
-    local_step, train = Block.local_step, type(model).train
+    local_step, train, learn = Block.local_step, type(model).train, HiddenPhase.learn
 
     def watched_step(self: Block, inputs: Any, objective: Objective, max_grad_norm: float) -> LocalStep:
         before, given = copy.deepcopy(self.forward), as_matrix(inputs).clone()
@@ -82,12 +86,17 @@ def watched_update(model: Any, monkeypatch: pytest.MonkeyPatch) -> Update:
         seen.extend((copy.deepcopy(self.policy), copy.deepcopy(self.rollout_buffer)))
         train(self)
 
+    def watched_learn(self: HiddenPhase, *args: Any) -> Latents:
+        learned.append(copy.deepcopy(self.network.policy))
+        return learn(self, *args)
+
     with monkeypatch.context() as patch:
         patch.setattr(Block, "local_step", watched_step)
+        patch.setattr(HiddenPhase, "learn", watched_learn)
         patch.setattr(type(model), "train", watched_train)
         model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
     policy, buffer = seen
-    return Update(policy, buffer, steps)
+    return Update(policy, learned[0] if learned else None, buffer, steps)
 
 
 def permutation(rows: th.Tensor, among: th.Tensor) -> th.Tensor:

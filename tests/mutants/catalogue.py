@@ -124,21 +124,15 @@ SPLITTING = "local/splitting.py"
 TRAINING = "heads/training.py"
 WHITENING = "heads/whitening.py"
 
-HIDDEN = """\
-        if rows is not None:
-            latents = self._hidden_phase(rows)
-            number = len(rollout.returns)  # the last rows are those of this rollout
-            rollout = rollout.with_latents(pick(latents, slice(-number, None)))
-"""
 VALUES = "        self._fit_values(rollout)\n"
-HEADS_LAST = """\
+HEADS_LEARN = """\
         self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
 """
-EXCHANGE = """\
+HIDDEN = """\
         if rows is not None:
-            # Not before the values are fitted: on the sample they are held where they are
+            latents = self._hidden_phase(rows)
             self.history.exchange(rows.number, rows.observations, latents)
 """
 REFRESH = "        self.history.refresh(self._features, self.network.fingerprint(), rows.parts, latents)\n"
@@ -324,35 +318,15 @@ MUTANTS = [
     ),
     Mutant(NETWORK, "found += [id(module), ", "found += [0, ", "exchanged modules not seen", found_by="network"),
     # === The order of things, and what goes where ===
-    Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, HEADS_LAST + HIDDEN + VALUES, "head phase before the hidden phase"),
-    Mutant(ON_POLICY, HIDDEN + VALUES + HEADS_LAST, VALUES + HIDDEN + HEADS_LAST, "values fitted before the hidden phase"),
-    Mutant(
-        ON_POLICY,
-        "rollout = rollout.with_latents(pick(latents, slice(-number, None)))",
-        "pass",
-        "old features to the heads",
-        found_by="hidden_phase",
-    ),
-    Mutant(
-        ON_POLICY,
-        "rollout.with_latents(pick(latents, slice(-number, None)))",
-        "rollout._replace(latent_pi=latents[0][-number:])",
-        "old features to the values",
-        found_by="hidden_phase",
-    ),
+    Mutant(ON_POLICY, VALUES + HEADS_LEARN + HIDDEN, HIDDEN + VALUES + HEADS_LEARN, "hidden phase before the heads"),
+    Mutant(ON_POLICY, VALUES + HEADS_LEARN + HIDDEN, VALUES + HIDDEN + HEADS_LEARN, "hidden phase before the action head"),
+    Mutant(ON_POLICY, VALUES + HEADS_LEARN + HIDDEN, HEADS_LEARN + HIDDEN + VALUES, "values fitted after the hidden phase"),
     Mutant(
         HISTORY,
         "        if transitions is not None:\n            self._extend",
         "        if transitions is not None and self.waiting_rows + number < interval:\n            self._extend",
         "a rollout with a hidden phase not in the window",
         found_by="values",
-    ),
-    Mutant(
-        ON_POLICY,
-        "rollout.with_latents(pick(latents, slice(-number, None)))",
-        "rollout.with_latents(pick(latents, slice(number)))",
-        "features of rows that have waited",
-        found_by="hidden_phase",
     ),
     Mutant(
         ON_POLICY,
@@ -1061,12 +1035,6 @@ MUTANTS = [
         REFIT + REFRESH,
         "refit on the sample's features of before",
         found_by="local_learning",
-    ),
-    Mutant(
-        ON_POLICY,
-        VALUES + HEADS_LAST + EXCHANGE,
-        EXCHANGE + VALUES + HEADS_LAST,
-        "rows sampled before the values are fitted",
     ),
     Mutant(
         HISTORY,
