@@ -106,7 +106,7 @@ UPDATE_CASES |= {case.name: case for case in _WITH_TARGET}
 
 
 def _beside_sbx(env: str, n_envs: int, n_epochs: int, width: int, batch_size: int) -> UpdateCase:
-    # Made without pictures, as the Zoo does: with them LunarLander leaves particles, which take most of the time of its physics
+    # Without pictures, as in the Zoo: with them LunarLander leaves particles, which take most of the time of its physics
     network = Network(f"[{width}, {width}], {env}", "MlpPolicy", lambda: gym.make(env), [width] * 2)
     name = f"sbx-{env.partition('-')[0].lower()}-2x{width}-b{batch_size}"
     # So slow, all sides act alike, at random: what a step of the physics costs depends on the policy
