@@ -234,16 +234,17 @@ def test_fit_is_a_ridge_regression(sampled: int) -> None:
     th.testing.assert_close(weights_of(model.policy.value_net), (before + step).float(), rtol=5e-3, atol=1e-3)
 
 
-def test_regressions_one_after_the_other() -> None:
-    """Each of them from the values of the one before."""
+@pytest.mark.parametrize(("size", "regressions"), [(-1, 3), (20, 1)])
+def test_regressions_one_after_the_other(size: float, regressions: int) -> None:
+    """Each of them from the values of the one before; but one alone where returns of values of returns only grow."""
     model = small_model(ForwardPPO, policy_kwargs={"net_arch": [4]})
     features = th.rand(40, 4)
-    moments, weights = ReturnMoments(20 * th.rand(5, 5), 20 * th.rand(5, 1)), []
+    moments, weights = ReturnMoments(size * th.rand(5, 5), 20 * th.rand(5, 1)), []
     start = {name: value.clone() for name, value in model.policy.value_net.state_dict().items()}
-    for together in (True, False):
+    for iterations in ([3], [1] * regressions):
         model.policy.value_net.load_state_dict(start)
-        for iterations in [3] if together else [1] * 3:
-            model.heads.fit_values(features, moments, iterations=iterations)
+        for number in iterations:
+            model.heads.fit_values(features, moments, iterations=number)
         weights.append(weights_of(model.policy.value_net))
     th.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
 

@@ -168,9 +168,13 @@ class Heads:
         if held_gram is not None:
             gram = gram + weight * held_gram
         factors, before = factor_ridge(gram, ridge), th.cat([head.weight, head.bias[:, None]], dim=1).T
-        after = before
-        for _ in range(iterations):
-            after = after + solve_factored(factors, moments(after))
+        first = step = solve_factored(factors, moments(before))
+        after = before + first
+        for _ in range(iterations - 1):
+            step = solve_factored(factors, moments(after))
+            after = after + step
+        # On few rows that say little of each other the regressions may diverge. Then there is one only
+        after = th.where(_change(step, gram) <= _change(first, gram), after, before + first)
         self._add("value_net", after - before)
 
     def _add(self, path: str, step: th.Tensor) -> None:
@@ -184,6 +188,11 @@ class Heads:
         head: Any = self.policy.get_submodule(path)
         head.weight.add_(step[:-1].T)
         head.bias.add_(step[-1])
+
+
+def _change(step: th.Tensor, gram: th.Tensor) -> th.Tensor:
+    """Compute the sum of squares by which a step of a linear head moves its outputs, (k,)."""
+    return (step * (gram @ step)).sum(dim=0)
 
 
 def _side(path: str) -> int:

@@ -992,6 +992,13 @@ MUTANTS = [
         "columns",
         found_by="oracle",
     ),
+    Mutant(
+        HEADS,
+        "th.where(_change(step, gram) <= _change(first, gram), after, before + first)",
+        "after",
+        "regressions that diverge",
+        found_by="values",
+    ),
     # === The refit of the heads ===
     Mutant(
         ON_POLICY,
@@ -1666,15 +1673,15 @@ MUTANTS = [
     Mutant(REGRESSION, "rates[step - 1] * traces[step - 1]", "rates[step] * traces[step - 1]", "traces cut a step early"),
     Mutant(
         HEADS,
-        "after = after + solve_factored(factors, moments(after))",
-        "after = before + solve_factored(factors, moments(after))",
+        "            after = after + step\n",
+        "            after = before + step\n",
         "one regression after all",
         found_by="values",
     ),
     Mutant(
         HEADS,
-        "after = after + solve_factored(factors, moments(after))",
-        "after = after + solve_factored(factors, moments(before))",
+        "step = solve_factored(factors, moments(after))",
+        "step = solve_factored(factors, moments(before))",
         "regressions from the values of before",
         found_by="values",
     ),
