@@ -42,9 +42,7 @@ def main(timesteps: int = 250_000, *, file: str = "film.gif") -> float:
     :param file: the GIF
     :return: return of the second episode
     """
-    # Without pictures: with them each firing of an engine leaves a particle, and the physics gets slow
-    train_env = make_vec_env("LunarLander-v3", n_envs=16, seed=1, env_kwargs={"render_mode": None})
-    env = VecNormalize(train_env, norm_reward=False)
+    env = VecNormalize(make_vec_env("LunarLander-v3", n_envs=16, seed=1, env_kwargs={"render_mode": None}), norm_reward=False)
     model = ForwardPPO("MlpPolicy", env, n_steps=64, batch_size=64, gae_lambda=0.98, gamma=0.999, n_epochs=4, seed=1)
     before, _ = play(model, env, "before training")
     model.learn(timesteps)
