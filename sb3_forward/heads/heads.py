@@ -173,8 +173,9 @@ class Heads:
         for _ in range(iterations - 1):
             step = solve_factored(factors, moments(after))
             after = after + step
-        # On few rows that say little of each other the regressions may diverge. Then there is one only
-        after = th.where(_change(step, gram) <= _change(first, gram), after, before + first)
+        if iterations > 1:
+            # On few rows that say little of each other the regressions may diverge. Then there is one only
+            after = th.where(_change(step, gram) <= _change(first, gram), after, before + first)
         self._add("value_net", after - before)
 
     def _add(self, path: str, step: th.Tensor) -> None:
