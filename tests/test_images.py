@@ -132,7 +132,7 @@ def test_what_is_computed_anew_is_what_would_be_held(policy: Any, budget: int) -
     with th.no_grad():
         latents = network.latents(observations, lambda block, inputs: expected.append(inputs) or block.forward(inputs))  # type: ignore[func-returns-value]
         for index, inputs in enumerate(expected):
-            for chosen in (rows, slice(2, 9)):
+            for chosen in (rows, slice(2, 9), th.randperm(20)):
                 th.testing.assert_close(feed.inputs(index, chosen), pick(inputs, chosen), rtol=1e-4, atol=1e-5)
             feed.advance(index)
         th.testing.assert_close(feed.tops(), latents, rtol=1e-4, atol=1e-5)
@@ -191,6 +191,35 @@ def test_what_is_held_fits_and_all_else_is_computed_from_it(policy: str, extract
             assert asked == [1, 20]
         else:
             assert max(asked) <= 7
+
+
+def test_a_step_runs_lower_layers_pass_by_pass() -> None:
+    network = small_model(ForwardPPO, "CnnPolicy").network
+    network.pass_rows = 7
+    observations, asked = sample("CnnPolicy", 20), list[int]()
+
+    def read(index: th.Tensor) -> Any:
+        asked.append(len(index))
+        return pick(observations, index)
+
+    feed = Feed(network, read, 20, budget=0)
+    asked.clear()
+    with th.no_grad():
+        feed.inputs(len(network.parts) - 1, th.randperm(20))
+    assert asked == [7, 7, 6]
+
+
+def test_inputs_of_more_bytes_take_fewer_rows_to_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_forward.local.network.PASS_BYTES", 4 * 4 * 3 * 36 * 36)
+    network = small_model(ForwardPPO, "CnnPolicy").network
+    feed = Feed(network, lambda index: pick(sample("CnnPolicy", 20), index), 20, 0)
+    with th.no_grad():
+        counts = [feed.step_rows(index) for index in range(len(network.parts))]
+        widths = [feed.inputs(index, slice(0, 1)).nbytes for index in range(len(network.parts))]
+    assert network.pass_rows == 4
+    assert counts == [max(min(512, 4 * 4 * 3 * 36 * 36 // width), 1) for width in widths]
+    assert counts[0] == 4
+    assert max(counts) > 20
 
 
 @pytest.mark.parametrize("memory", [0, 3])
@@ -296,8 +325,9 @@ def test_steps_in_parts_are_those_of_the_whole_minibatch(
     kwargs = {"features_extractor_class": extractor, "optimizer_class": th.optim.SGD}
     for rows in (512, 5):
         sizes.clear()
+        monkeypatch.setattr("sb3_forward.local.network.PASS_BYTES", rows * 4 * 3 * 36 * 36)
         model = small_model(ForwardPPO, "CnnPolicy", local_learning_rate=0.1, policy_kwargs=kwargs)
-        model.network.pass_rows = rows
+        assert model.network.pass_rows == rows
         run = hidden_phase(model, epochs=1, batch_size=16, max_grad_norm=0.5)
         observations = sample("CnnPolicy", 32)
         th.manual_seed(0)
@@ -309,7 +339,9 @@ def test_steps_in_parts_are_those_of_the_whole_minibatch(
         assert states[1][1][name].loss == pytest.approx(record.loss, rel=1e-3)
         assert states[1][1][name].grad_norm == pytest.approx(record.grad_norm, rel=1e-3)
     assert limits == {0.5}
-    assert sizes["actor.0"] == ({5, 1} if guided else {16})
+    first, *_, last = model.network.blocks
+    assert sizes[first.name] == ({5, 1} if guided and not first.has_batch_norm else {16})
+    assert sizes[last.name] == {16}, "its inputs are small"
     assert sizes["extractor.0"] == ({5, 1} if guided and extractor is Convolutions else {16})
 
 

@@ -71,20 +71,36 @@ class Feed:
         """
         return self._join(self.network.parts[index].inputs, self._values(self.network.parts[index].inputs, rows))
 
+    def step_rows(self, index: int) -> int:
+        """
+        Count the rows that a part may take at once: the smaller its inputs, the more.
+
+        :param index: index of the part
+        :return: the number of rows
+        """
+        row_bytes = sum(value.nbytes for value in self._values(self.network.parts[index].inputs, slice(0, 1)).values())
+        return self.network.rows_of(max(row_bytes, 1))
+
     def advance(self, index: int) -> None:
         """
         Keep the new outputs of a part for all rows, if they fit into memory.
 
         :param index: index of the part, which has finished learning
         """
-        part, given = self.network.parts[index], []
+        part, kept = self.network.parts[index], dict[str, th.Tensor]()
         left = self.budget - sum(value.nbytes for value in self._held.values())
-        for rows in self.chunks:
-            given.append(self.network.steps[index].forward(self.inputs(index, rows)))
-            if sum(value.nbytes for value in self._by_name(part.outputs, given[0]).values()) * len(self.chunks) > left:
-                self._complete = False
-                return  # the parts that read it compute it again
-        self._held.update(self._by_name(part.outputs, join(given)))
+        rows = self.chunks[-1].stop
+        for chunk in self.chunks:
+            given = self._by_name(part.outputs, self.network.steps[index].forward(self.inputs(index, chunk)))
+            if not kept:
+                if sum(value.nbytes for value in given.values()) * len(self.chunks) > left:
+                    self._complete = False
+                    return  # the parts that read it compute it again
+                # Joined from chunks, the values would need twice their memory
+                kept = {name: value.new_empty(rows, *value.shape[1:]) for name, value in given.items()}
+            for name, value in given.items():
+                kept[name][chunk] = value
+        self._held.update(kept)
         if self._complete:
             needed = {name for name in self._held if self._last.get(name, -1) > index}
         else:
@@ -107,13 +123,19 @@ class Feed:
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
         """Return named values for some rows; layers that have to run for this are in evaluation mode."""
-        found = {name: self._read(name, rows) for name in names if name in self._held}
-        if len(found) < len(set(names)):
-            _set_training(self._learning, False)
-            for name in names:
-                self._compute(name, rows, found)
-            _set_training(self._learning, True)
-        return found
+        if all(name in self._held for name in names):
+            return {name: self._read(name, rows) for name in names}
+        _set_training(self._learning, False)
+        passes = [rows] if isinstance(rows, slice) else rows.split(self.network.pass_rows)
+        parts = [self._computed(names, part) for part in passes]
+        _set_training(self._learning, True)
+        return {name: join([part[name] for part in parts]) for name in names}
+
+    def _computed(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
+        found: dict[str, th.Tensor] = {}
+        for name in names:
+            self._compute(name, rows, found)
+        return {name: found[name] for name in names}
 
     def _read(self, name: str, rows: th.Tensor | slice) -> th.Tensor:
         # A fifth of the time of indexing

@@ -48,8 +48,8 @@ class HiddenNetwork:
         self.steps = [_block(part, trained) for part in self.parts]  #: the same parts as blocks, which can be trained
         self.blocks = [block for block in self.steps if block.parameters]
         self.row_bytes = sum(part.nbytes for part in leaves(sample(policy, 1)))  #: of one observation, as the network reads it
-        pass_bytes = PASS_BYTES if policy.device.type == "cpu" else PASS_BYTES_ON_GPU
-        self.pass_rows = max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)  #: of one forward pass
+        self._pass_bytes = PASS_BYTES if policy.device.type == "cpu" else PASS_BYTES_ON_GPU
+        self.pass_rows = self.rows_of(self.row_bytes)  #: of one forward pass from observations
         self.head_parameters = [
             parameter
             for name, parameter in policy.named_parameters()
@@ -107,6 +107,15 @@ class HiddenNetwork:
         if training:
             self.policy.set_training_mode(True)
         return latents
+
+    def rows_of(self, row_bytes: int) -> int:
+        """
+        Count the rows that a pass may take.
+
+        :param row_bytes: bytes of one row of what it reads, > 0
+        :return: the number of rows, >= 1
+        """
+        return max(min(PASS_ROWS, self._pass_bytes // row_bytes), 1)
 
     def chunks(self, observations: PyTorchObs) -> Iterator[PyTorchObs]:
         """

@@ -34,7 +34,7 @@ from sb3_forward.local.loss import (
 )
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.records import BlockRecord
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
@@ -154,15 +154,16 @@ class HiddenPhase:
 
     def _outputs(self, index: int, feed: Feed) -> tuple[th.Tensor, AuxiliaryLayer | None]:
         """Compute what is guided of a block, (N, d): its outputs, or the units of a convolution's auxiliary layer."""
-        block, parts = self.network.steps[index], []
+        block, parts = self.network.steps[index], list[th.Tensor]()
+        layer: AuxiliaryLayer | None = None
         for chunk in feed.chunks:
             given = block.forward(feed.inputs(index, chunk))
-            parts.append(summarised(given))
-        outputs = th.cat(parts)
-        if not is_maps(given):
-            return outputs, None
-        layer = self.auxiliary.of(self.network.policy, block, outputs)
-        return layer.forward(outputs), layer
+            compared = summarised(given)
+            if not parts and is_maps(given):
+                layer = self.auxiliary.of(self.network.policy, block, compared)
+            # Units are a fraction of the maps that they are computed from
+            parts.append(compared if layer is None else layer.forward(compared))
+        return join(parts), layer
 
     def _step(self, index: int, feed: Feed, rows: th.Tensor, goal: Goal | None) -> LocalStep:
         block = self.network.steps[index]
@@ -173,21 +174,26 @@ class HiddenPhase:
 
         # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = goal is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
-        if len(rows) <= self.network.pass_rows or not separate:
+        parts = rows.split(feed.step_rows(index)) if separate else (rows,)
+        if len(parts) == 1:
             step = block.local_step(*local_loss(rows), self.max_grad_norm)
         else:
-            step = self._step_in_parts(block, local_loss, rows)
+            step = self._step_in_parts(block, local_loss, parts)
         if goal is not None and goal.layer is not None:
             goal.layer.learn(self.max_grad_norm)
         return step
 
     def _step_in_parts(
-        self, block: Block, local_loss: Callable[[th.Tensor], tuple[Activations, Objective]], rows: th.Tensor
+        self,
+        block: Block,
+        local_loss: Callable[[th.Tensor], tuple[Activations, Objective]],
+        parts: tuple[th.Tensor, ...],
     ) -> LocalStep:
-        loss, gradients = rows.new_zeros((), dtype=th.float), None
-        for part in rows.split(self.network.pass_rows):
+        rows = sum(map(len, parts))
+        loss, gradients = parts[0].new_zeros((), dtype=th.float), None
+        for part in parts:
             _, own_loss, own = block.gradients(*local_loss(part))
-            share = len(part) / len(rows)
+            share = len(part) / rows
             loss = loss + share * own_loss
             own = tuple(None if gradient is None else gradient.mul_(share) for gradient in own)
             gradients = own if gradients is None else _sum(gradients, own)

@@ -753,9 +753,7 @@ MUTANTS = [
     Mutant(AUXILIARY, "maker, options = maker_of(policy)", "maker, options = th.optim.Adam, {}", "optimizer of its own kind"),
     Mutant(AUXILIARY, 'block.optimizer.param_groups[0]["lr"])', "1e-3)", "rate of its own"),
     Mutant(AUXILIARY, "block.role, nn.Sequential", '"actor", nn.Sequential', "role of another"),
-    Mutant(
-        PHASE, "return layer.forward(outputs), layer\n", "return outputs, None\n", "image of the maps", found_by="auxiliary"
-    ),
+    Mutant(PHASE, "if not parts and is_maps(given):", "if False:", "image of the maps", found_by="auxiliary"),
     Mutant(
         PHASE, "goal.of(part, len(part) / len(rows))", "goal.of(part, 1.0)", "shares of parts forgotten", found_by="auxiliary"
     ),
@@ -782,6 +780,20 @@ MUTANTS = [
     Mutant(FEED, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
     Mutant(
         FEED,
+        "kept[name][chunk] = value",
+        "kept[name][: len(value)] = value",
+        "rows held in another's place",
+        found_by="images",
+    ),
+    Mutant(
+        FEED, "else rows.split(self.network.pass_rows)", "else [rows]", "layers run anew on a whole step", found_by="images"
+    ),
+    Mutant(FEED, "join([part[name] for part in parts])", "parts[0][name]", "the first pass for all", found_by="images"),
+    Mutant(
+        FEED, "self.network.rows_of(max(row_bytes, 1))", "self.network.pass_rows", "small inputs in parts", found_by="images"
+    ),
+    Mutant(
+        FEED,
         "for later in self.network.parts[index + 1 :]",
         "for later in self.network.parts[index + 1 : index + 2]",
         "only what the next part reads is held",
@@ -797,14 +809,14 @@ MUTANTS = [
     ),
     Mutant(
         FEED,
-        "            _set_training(self._learning, False)\n",
+        "        _set_training(self._learning, False)\n",
         "",
         "layers that run anew are learning",
         found_by="images",
     ),
     Mutant(
         FEED,
-        "            _set_training(self._learning, True)\n",
+        "        _set_training(self._learning, True)\n",
         "",
         "steps at rest after layers that run anew",
         found_by="images",
@@ -832,22 +844,22 @@ MUTANTS = [
     ),
     Mutant(
         NETWORK,
-        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
-        "min(PASS_ROWS, pass_bytes // self.row_bytes)",
+        "max(min(PASS_ROWS, self._pass_bytes // row_bytes), 1)",
+        "min(PASS_ROWS, self._pass_bytes // row_bytes)",
         "no row of large images to a pass",
         found_by="images",
     ),
     Mutant(
         NETWORK,
-        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
+        "max(min(PASS_ROWS, self._pass_bytes // row_bytes), 1)",
         "PASS_ROWS",
         "as many images to a pass as vectors",
         found_by="images",
     ),
     Mutant(
         NETWORK,
-        "max(min(PASS_ROWS, pass_bytes // self.row_bytes), 1)",
-        "max(pass_bytes // self.row_bytes, 1)",
+        "max(min(PASS_ROWS, self._pass_bytes // row_bytes), 1)",
+        "max(self._pass_bytes // row_bytes, 1)",
         "any number of vectors to a pass",
         found_by="images",
     ),
@@ -872,7 +884,7 @@ MUTANTS = [
     # === Steps in parts ===
     Mutant(
         PHASE,
-        "            share = len(part) / len(rows)\n",
+        "            share = len(part) / rows\n",
         "            share = 1.0\n",
         "parts of a minibatch with weight one",
         found_by="images",
@@ -918,11 +930,12 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "if len(rows) <= self.network.pass_rows or not separate:",
-        "if True:",
+        "rows.split(feed.step_rows(index)) if separate else (rows,)",
+        "(rows,)",
         "minibatches of images in one pass",
         found_by="images",
     ),
+    Mutant(PHASE, " if separate else (rows,)", "", "pairs of rows within a pass alone", found_by="images"),
     Mutant(
         PHASE,
         "        latents = feed.tops()\n        self.network.policy.set_training_mode(True)",
