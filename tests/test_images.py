@@ -209,6 +209,64 @@ def test_a_step_runs_lower_layers_pass_by_pass() -> None:
     assert asked == [7, 7, 6]
 
 
+def test_outputs_take_the_place_of_inputs_that_nothing_else_reads() -> None:
+    """One convolution's outputs fit beside the top features, and no others."""
+    network = small_model(ForwardPPO, "CnnPolicy").network
+    observations, asked = sample("CnnPolicy", 20), list[int]()
+
+    def read(index: th.Tensor) -> Any:
+        asked.append(len(index))
+        return pick(observations, index)
+
+    feed = Feed(network, read, 20, budget=20 * 4 * (32 * 8 * 8 + 512))
+    with th.no_grad():
+        feed.advance(0)
+        asked.clear()
+        for index, part in enumerate(network.parts[1:], 1):
+            feed.advance(index)
+            assert part.outputs[0] in feed._held
+        th.testing.assert_close(feed.tops(), network.latents(observations), rtol=1e-4, atol=1e-5)
+    assert asked == []
+
+
+def test_observations_are_not_overwritten() -> None:
+    kwargs = {"net_arch": [2, 2], "share_features_extractor": False}
+    network = small_model(ForwardPPO, policy_kwargs=kwargs).network
+    observations = sample("MlpPolicy", 20)
+    before = observations.clone()
+    feed = Feed(network, lambda index: observations if len(index) == 20 else pick(observations, index), 20, 2**24)
+    with th.no_grad():
+        for index in range(len(network.parts)):
+            feed.advance(index)
+        th.testing.assert_close(feed.tops(), network.latents(before))
+    assert th.equal(observations, before)
+
+
+def test_outputs_of_a_wider_type_keep_it() -> None:
+    class Wide(Convolutions):
+        """Its top layer is in double precision."""
+
+        def __init__(self, observation_space: spaces.Box) -> None:
+            super().__init__(observation_space)
+            self.out = self.out.double()
+            self.last = nn.Linear(16, 16)
+
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            hidden = self.out(self.stem(observations).relu().flatten(1).double()).relu()
+            return self.last(hidden.float()).relu()
+
+    network = small_model(ForwardPPO, "CnnPolicy", policy_kwargs={"features_extractor_class": Wide}).network
+    observations = sample("CnnPolicy", 20)
+    feed = Feed(network, lambda index: pick(observations, index), 20, 2**24)
+    types = []
+    with th.no_grad():
+        for index, part in enumerate(network.parts):
+            given = network.steps[index].forward(feed.inputs(index, slice(0, 1)))
+            feed.advance(index)
+            types.append((given.dtype, feed._held[part.outputs[0]].dtype))
+    assert types.count((th.double, th.double)) == 1
+
+
 def test_inputs_of_more_bytes_take_fewer_rows_to_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_forward.local.network.PASS_BYTES", 4 * 4 * 3 * 36 * 36)
     network = small_model(ForwardPPO, "CnnPolicy").network

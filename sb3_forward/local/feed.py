@@ -88,25 +88,49 @@ class Feed:
         :param index: index of the part, which has finished learning
         """
         part, kept = self.network.parts[index], dict[str, th.Tensor]()
-        left = self.budget - sum(value.nbytes for value in self._held.values())
-        rows = self.chunks[-1].stop
         for chunk in self.chunks:
             given = self._by_name(part.outputs, self.network.steps[index].forward(self.inputs(index, chunk)))
             if not kept:
-                if sum(value.nbytes for value in given.values()) * len(self.chunks) > left:
+                kept = self._room(index, given)
+                if not kept:
                     self._complete = False
                     return  # the parts that read it compute it again
-                # Joined from chunks, the values would need twice their memory
-                kept = {name: value.new_empty(rows, *value.shape[1:]) for name, value in given.items()}
             for name, value in given.items():
                 kept[name][chunk] = value
         self._held.update(kept)
-        if self._complete:
-            needed = {name for name in self._held if self._last.get(name, -1) > index}
-        else:
-            readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
-            needed = self._needed([*readers, *self.network.tops])
+        needed = self._read_above(index, part.outputs)
         self._held = {name: value for name, value in self._held.items() if name in needed}
+
+    def _room(self, index: int, given: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+        """
+        Make room for the outputs of a part for all rows.
+
+        :param index: index of the part
+        :param given: its outputs for the first chunk
+        :return: a tensor for each of them, (N, ...); none if they do not fit
+        """
+        read, rows = self.network.parts[index].inputs, self.chunks[-1].stop
+        if len(read) == len(given) == 1 and read[0] in self._makers and read[0] in self._held:
+            # Nothing else reads these inputs: chunk by chunk, the outputs take their place
+            (name, value), spare = *given.items(), self._held[read[0]]
+            fits = value.dtype == spare.dtype and value[0].numel() <= spare[0].numel()
+            shared = value.untyped_storage().data_ptr() == spare.untyped_storage().data_ptr()
+            if fits and not shared and read[0] not in self._read_above(index, [name]):
+                return {name: spare.flatten()[: rows * value[0].numel()].view(rows, *value.shape[1:])}
+        # A value may have the room of a larger one
+        left = self.budget - sum(value.untyped_storage().nbytes() for value in self._held.values())
+        if sum(value.nbytes for value in given.values()) * len(self.chunks) > left:
+            return {}
+        # Joined from chunks, the values would need twice their memory
+        return {name: value.new_empty(rows, *value.shape[1:]) for name, value in given.items()}
+
+    def _read_above(self, index: int, made: list[str]) -> set[str]:
+        """Find those of the kept values, and of some that are made, that are read after a part."""
+        kept = {*self._held, *made}
+        if self._complete:
+            return {name for name in kept if self._last.get(name, -1) > index}
+        readers = [name for later in self.network.parts[index + 1 :] for name in later.inputs]
+        return self._needed([*readers, *self.network.tops], kept)
 
     def tops(self) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -160,11 +184,11 @@ class Feed:
         tensors = leaves(prepare(self.network.policy, self._observations(index)))
         found.update(zip(self.network.inputs, tensors, strict=True))
 
-    def _needed(self, names: list[str]) -> set[str]:
+    def _needed(self, names: list[str], kept: set[str]) -> set[str]:
         """Find the kept values that some values are computed from."""
-        held = {name for name in names if name in self._held}
+        held = kept.intersection(names)
         makers = {self._makers[name] for name in names if name not in held and name in self._makers}
-        return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))
+        return held.union(*(self._needed(self.network.parts[maker].inputs, kept) for maker in makers))
 
     @staticmethod
     def _join(names: list[str], values: dict[str, th.Tensor]) -> Any:

@@ -133,7 +133,7 @@ class HiddenPhase:
     def _train_block(self, index: int, feed: Feed, rows: int, guidance: Guidance | None, modules: list[nn.Module]) -> None:
         block = self.network.steps[index]
         before = [parameter.clone() for parameter in block.parameters]
-        steps: list[LocalStep] = []
+        figures: list[tuple[float, float]] = []  # no step's outputs are kept
         target = goal = None
         for _ in range(self.epochs):
             if guidance is not None and self.objective.guidance_coef > 0:
@@ -146,11 +146,11 @@ class HiddenPhase:
             with feed.learning(modules):
                 for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                     if len(part) >= LEAST_ROWS:
-                        steps.append(self._step(index, feed, part, goal))
-        if steps:
-            losses, norms = zip(*((step.loss, step.grad_norm) for step in steps), strict=True)
-            figures = sum(losses) / len(steps), sum(norms) / len(steps), _relative_change(before, block.parameters)
-            self.records[block.name] = BlockRecord(*figures, math.nan if goal is None else goal.image.explained.item())
+                        figures.append(self._step(index, feed, part, goal)[1:])
+        if figures:
+            loss, norm = (sum(column) / len(figures) for column in zip(*figures, strict=True))
+            explained = math.nan if goal is None else goal.image.explained.item()
+            self.records[block.name] = BlockRecord(loss, norm, _relative_change(before, block.parameters), explained)
 
     def _outputs(self, index: int, feed: Feed) -> tuple[th.Tensor, AuxiliaryLayer | None]:
         """Compute what is guided of a block, (N, d): its outputs, or the units of a convolution's auxiliary layer."""

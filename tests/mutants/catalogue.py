@@ -652,8 +652,8 @@ MUTANTS = [
         "(change / before[0].norm()",
         "another unit of it",
     ),
-    Mutant(PHASE, "sum(losses) / len(steps)", "losses[-1]", "the last loss recorded"),
-    Mutant(PHASE, "sum(norms) / len(steps)", "min(norms)", "the least norm recorded"),
+    Mutant(PHASE, "(sum(column) / len(figures) for column", "(column[-1] for column", "the last loss recorded"),
+    Mutant(PHASE, "(sum(column) / len(figures) for column", "(min(column) for column", "the least loss and norm recorded"),
     Mutant(PHASE, "image.explained.item()", "image.loss.item()", "loss recorded for R2"),
     Mutant(
         PHASE,
@@ -765,7 +765,7 @@ MUTANTS = [
     Mutant(FEED, "* len(self.chunks) > left:", "> left:", "one forward pass taken for all", found_by="images"),
     Mutant(
         FEED,
-        "left = self.budget - sum(value.nbytes for value in self._held.values())",
+        "left = self.budget - sum(value.untyped_storage().nbytes() for value in self._held.values())",
         "left = self.budget",
         "what is held already not counted",
         found_by="images",
@@ -778,6 +778,22 @@ MUTANTS = [
         found_by="hidden_phase",
     ),
     Mutant(FEED, "[*readers, *self.network.tops]", "readers", "tops not held", found_by="images"),
+    Mutant(
+        FEED,
+        "if fits and not shared and read[0] not in self._read_above(index, [name]):",
+        "if False:",
+        "room for inputs and outputs at once",
+        found_by="images",
+    ),
+    Mutant(
+        FEED,
+        " and read[0] not in self._read_above(index, [name])",
+        "",
+        "inputs overwritten that others read",
+        found_by="images",
+    ),
+    Mutant(FEED, "read[0] in self._makers and ", "", "observations overwritten", found_by="images"),
+    Mutant(FEED, "value.dtype == spare.dtype and ", "", "outputs rounded to the type of the inputs", found_by="images"),
     Mutant(
         FEED,
         "kept[name][chunk] = value",
@@ -802,7 +818,7 @@ MUTANTS = [
     ),
     Mutant(
         FEED,
-        "return held.union(*(self._needed(self.network.parts[maker].inputs) for maker in makers))",
+        "return held.union(*(self._needed(self.network.parts[maker].inputs, kept) for maker in makers))",
         "return held",
         "what others are computed from not held",
         found_by="images",
