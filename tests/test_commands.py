@@ -53,6 +53,7 @@ MISTAKES = [
     ("sb3_forward.inspect", "{}/file --env CartPole-v1", "no model saved by Stable-Baselines3"),
     ("sb3_forward.inspect", "{}/file --env CartPole-v1 --steps nan", "--steps must be at least"),
     ("sb3_forward.zoo", "trian", "unknown command 'trian'"),
+    ("benchmarks.atari", "{}/new", "has no finished runs"),
     ("benchmarks.depth", "--seeds x --output {}/new", "--seeds must be a number"),
     ("benchmarks.depth", "--depths 0.5", "must be a whole number"),
     ("benchmarks.faults", "flood", "unknown fault: flood"),
