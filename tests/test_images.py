@@ -229,6 +229,17 @@ def test_outputs_take_the_place_of_inputs_that_nothing_else_reads() -> None:
     assert asked == []
 
 
+def test_top_features_have_no_more_memory_than_they_need() -> None:
+    """They are in the files of the model."""
+    network = small_model(ForwardPPO, policy_kwargs={"net_arch": [64, 8]}).network
+    observations = sample("MlpPolicy", 20)
+    feed = Feed(network, lambda index: pick(observations, index), 20, 2**24)
+    with th.no_grad():
+        for index in range(len(network.parts)):
+            feed.advance(index)
+        assert [top.untyped_storage().nbytes() for top in feed.tops()] == [20 * 8 * 4] * 2
+
+
 def test_observations_are_not_overwritten() -> None:
     kwargs = {"net_arch": [2, 2], "share_features_extractor": False}
     network = small_model(ForwardPPO, policy_kwargs=kwargs).network

@@ -111,7 +111,7 @@ class Feed:
         """
         read, rows = self.network.parts[index].inputs, self.chunks[-1].stop
         if len(read) == len(given) == 1 and read[0] in self._makers and read[0] in self._held:
-            # Nothing else reads these inputs: chunk by chunk, the outputs take their place
+            # Where nothing else reads the inputs, the outputs take their place, chunk by chunk
             (name, value), spare = *given.items(), self._held[read[0]]
             fits = value.dtype == spare.dtype and value[0].numel() <= spare[0].numel()
             shared = value.untyped_storage().data_ptr() == spare.untyped_storage().data_ptr()
@@ -139,7 +139,8 @@ class Feed:
         :return: the features of actor (N, d_pi) and critic (N, d_vf)
         """
         if all(name in self._held for name in self.network.tops):
-            actor, critic = (self._held[name] for name in self.network.tops)
+            # The room of larger values is given back
+            actor, critic = (_compact(self._held[name]) for name in self.network.tops)
         else:
             parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
             actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
@@ -197,6 +198,10 @@ class Feed:
     @staticmethod
     def _by_name(names: list[str], given: Any) -> dict[str, th.Tensor]:
         return dict(zip(names, given if len(names) > 1 else [given], strict=True))
+
+
+def _compact(value: th.Tensor) -> th.Tensor:
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def _set_training(modules: list[nn.Module], training: bool) -> None:

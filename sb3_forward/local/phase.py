@@ -135,6 +135,7 @@ class HiddenPhase:
         before = [parameter.clone() for parameter in block.parameters]
         figures: list[tuple[float, float]] = []  # no step's outputs are kept
         target = goal = None
+        most = feed.step_rows(index)
         for _ in range(self.epochs):
             if guidance is not None and self.objective.guidance_coef > 0:
                 outputs, layer = self._outputs(index, feed)
@@ -146,7 +147,7 @@ class HiddenPhase:
             with feed.learning(modules):
                 for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                     if len(part) >= LEAST_ROWS:
-                        figures.append(self._step(index, feed, part, goal)[1:])
+                        figures.append(self._step(index, feed, part, goal, most)[1:])
         if figures:
             loss, norm = (sum(column) / len(figures) for column in zip(*figures, strict=True))
             explained = math.nan if goal is None else goal.image.explained.item()
@@ -165,7 +166,7 @@ class HiddenPhase:
             parts.append(compared if layer is None else layer.forward(compared))
         return join(parts), layer
 
-    def _step(self, index: int, feed: Feed, rows: th.Tensor, goal: Goal | None) -> LocalStep:
+    def _step(self, index: int, feed: Feed, rows: th.Tensor, goal: Goal | None, most: int) -> LocalStep:
         block = self.network.steps[index]
 
         def local_loss(part: th.Tensor) -> tuple[Activations, Objective]:
@@ -174,7 +175,7 @@ class HiddenPhase:
 
         # The guided loss is a mean over rows, so that the gradients of parts of a batch add up to those of the whole batch
         separate = goal is not None and self.objective.guidance_coef == 1 and not block.has_batch_norm
-        parts = rows.split(feed.step_rows(index)) if separate else (rows,)
+        parts = rows.split(most) if separate else (rows,)
         if len(parts) == 1:
             step = block.local_step(*local_loss(rows), self.max_grad_norm)
         else:

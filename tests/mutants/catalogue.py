@@ -792,6 +792,9 @@ MUTANTS = [
         "inputs overwritten that others read",
         found_by="images",
     ),
+    Mutant(
+        FEED, "_compact(self._held[name])", "self._held[name]", "top features in the room of larger values", found_by="images"
+    ),
     Mutant(FEED, "read[0] in self._makers and ", "", "observations overwritten", found_by="images"),
     Mutant(FEED, "value.dtype == spare.dtype and ", "", "outputs rounded to the type of the inputs", found_by="images"),
     Mutant(
@@ -946,7 +949,7 @@ MUTANTS = [
     ),
     Mutant(
         PHASE,
-        "rows.split(feed.step_rows(index)) if separate else (rows,)",
+        "rows.split(most) if separate else (rows,)",
         "(rows,)",
         "minibatches of images in one pass",
         found_by="images",
