@@ -183,6 +183,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
+        del training  # with its copies of the features
         if rows is not None:
             latents = self._hidden_phase(rows)
             self.history.exchange(rows.number, rows.observations, latents)

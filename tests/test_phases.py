@@ -381,12 +381,24 @@ def test_rows_that_heads_are_refitted_on(algorithm: Any, monkeypatch: pytest.Mon
     assert rows == list(range(64, 128))
     assert places(held[1][64:]) == sample
     new = places(model.history.sample.latents[0])
-    assert len(set(new[:21])) == 21
-    assert set(new[:21]) < set(sample)
-    assert set(new[:21]) != set(sample[:21])
-    assert len(set(new[21:])) == 3
-    assert set(new[21:]) < set(rows)
-    assert set(new[21:]) != {64, 65, 66}
+    assert len(set(new)) == 24
+    changed = [place for place, (old, own) in enumerate(zip(sample, new, strict=True)) if old != own]
+    assert len(changed) == 3
+    assert changed != [0, 1, 2]
+    assert {new[place] for place in changed} < set(rows)
+    assert {new[place] for place in changed} != {64, 65, 66}
+
+
+def test_a_sample_grows_until_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last rows come with an exchange of others, so that an eighth is new."""
+    monkeypatch.setattr(history, "SAMPLE_ROWS", 40)
+    model = small_model(ForwardPPO, n_steps=9)
+    sizes = []
+    for _ in range(6):
+        model.learn(18, reset_num_timesteps=False)
+        sizes.append(len(model.history.sample))
+        th.testing.assert_close(model.history.sample.latents, model.network.latents(model.history.observations))
+    assert sizes == [18, 36, 40, 40, 40, 40]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

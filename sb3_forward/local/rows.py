@@ -40,6 +40,24 @@ def pick(data: Any, rows: th.Tensor | np.ndarray | slice | int | tuple[np.ndarra
     return data[rows]
 
 
+def put(data: Any, rows: th.Tensor, values: Any) -> None:
+    """
+    Overwrite rows.
+
+    :param data: tensors (N, ...), or dictionaries or tuples of such
+    :param rows: (B,) indices, each once
+    :param values: what these rows become, (B, ...), in the form of the data
+    """
+    if isinstance(data, dict):
+        for key, own in data.items():
+            put(own, rows, values[key])
+    elif isinstance(data, tuple | list):
+        for own, value in zip(data, values, strict=True):
+            put(own, rows, value)
+    else:
+        data[rows.to(data.device)] = values
+
+
 def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     """
     Concatenate rows.

@@ -21,7 +21,7 @@ from sb3_forward.heads.heads import Held
 from sb3_forward.heads.regression import ReturnMoments, SampleFeatures, gram_matrix, return_moments
 from sb3_forward.heads.training import CachedRollout, Observations
 from sb3_forward.local.phase import LEAST_ROWS
-from sb3_forward.local.rows import Latents, copied, join, pick
+from sb3_forward.local.rows import Latents, copied, join, pick, put
 from sb3_forward.rollouts.recorder import Truncation
 
 # Limits on the sampled observations, in rows, and on sampled and waiting ones, in bytes: both are saved with the model
@@ -224,7 +224,7 @@ class History:
 
     def exchange(self, rows: int, observations: Observations, latents: Latents) -> None:
         """
-        Replace random observations of the sample with new ones, so that recent observations are more frequent.
+        Replace random observations of the sample with new ones, in place, so that recent observations are more frequent.
 
         Once the sample is full, a hidden phase replaces at most an eighth of it, so that it reaches back over about eight
         phases.
@@ -236,10 +236,11 @@ class History:
         room = min(SAMPLE_ROWS, fitting(observations(th.zeros(1, dtype=th.long))))
         size = 0 if self.sample is None else len(self.sample)
         taken = th.randperm(rows)[: max(room // 8, room - size)]
-        kept = th.randperm(size)[: room - len(taken)]
         new, own = observations(taken), pick(latents, taken)
-        if len(kept) > 0 and self.sample is not None:
-            new, own = join([pick(self.observations, kept), new]), join([pick(self.sample.latents, kept), own])
+        if self.sample is not None:
+            grown = min(room - size, len(taken))
+            places = th.randperm(size)[: len(taken) - grown]
+            new, own = _mixed(self.observations, new, places, grown), _mixed(self.sample.latents, own, places, grown)
         self.observations, self.sample, self.left = new, SampleFeatures(own), (None, 0)
 
     def forget_features(self) -> None:
@@ -262,6 +263,12 @@ class History:
         for rollout, _ in self.recent:
             self._leave(rollout)
         self.recent, self.new_rows = [], 0
+
+
+def _mixed(past: Any, new: Any, places: th.Tensor, grown: int) -> Any:
+    """Append the first new rows to the past ones, and put the others in the place of some: copies would take much memory."""
+    put(past, places, pick(new, slice(grown, None)))
+    return join([past, pick(new, slice(grown))]) if grown > 0 else past
 
 
 def fitting(observations: PyTorchObs) -> int:

@@ -129,6 +129,7 @@ HEADS_LEARN = """\
         self.policy.set_training_mode(True)  # as under SB3
         with HeadTraining(self.heads, rollout, self.history.sample, self.whiten_heads, observations) as training:
             self._head_phase(training)
+        del training  # with its copies of the features
 """
 HIDDEN = """\
         if rows is not None:
@@ -1084,15 +1085,15 @@ MUTANTS = [
     ),
     Mutant(
         HISTORY,
-        "pick(self.sample.latents, kept)",
-        "pick(self.sample.latents, slice(len(kept)))",
+        "_mixed(self.sample.latents, own, places, grown)",
+        "_mixed(self.sample.latents, own, places.flip(0), grown)",
         "features of other rows of the sample",
         found_by="phases",
     ),
     Mutant(
         HISTORY,
-        "pick(self.observations, kept)",
-        "pick(self.observations, slice(len(kept)))",
+        "_mixed(self.observations, new, places, grown)",
+        "_mixed(self.observations, new, places.flip(0), grown)",
         "other observations of the sample",
         found_by="phases",
     ),
@@ -1497,13 +1498,15 @@ MUTANTS = [
         "rows that were handed out counted",
         found_by="local_learning",
     ),
+    Mutant(HISTORY, "if grown > 0 else past", "if False else past", "a sample that does not grow", found_by="phases"),
+    Mutant(HISTORY, "min(room - size, len(taken))", "len(taken)", "a sample that grows forever", found_by="phases"),
     Mutant(HISTORY, "max(room // 8, room - size)", "room", "the whole sample from the last rows", found_by="phases"),
     Mutant(HISTORY, "taken = th.randperm(rows)[", "taken = th.arange(rows)[", "the first rows are sampled", found_by="phases"),
     Mutant(
         HISTORY,
-        "kept = th.randperm(size)[",
-        "kept = th.arange(size)[",
-        "the first of the sample stay forever",
+        "places = th.randperm(size)[",
+        "places = th.arange(size)[",
+        "the first of the sample go",
         found_by="phases",
     ),
     # === The past: what waits, the window, the sample ===
