@@ -28,7 +28,7 @@ from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.optimizers import give_optimizers, set_apart
 from sb3_forward.local.phase import HiddenPhase
 from sb3_forward.local.records import log
-from sb3_forward.local.rows import Latents
+from sb3_forward.local.rows import Latents, count
 from sb3_forward.parameters import as_schedule, check_own_parameters
 from sb3_forward.policies import ForwardCnnPolicy, ForwardMultiInputPolicy, ForwardPolicy
 from sb3_forward.rollouts.checks import warn_if_unnormalised
@@ -217,7 +217,7 @@ class ForwardOnPolicyAlgorithm(GuardedAlgorithm):
         return unchanged
 
     def _features(self, observations: PyTorchObs) -> Latents:
-        return self.network.features(self.network.chunks(observations))
+        return self.network.features(self.network.chunks(observations), count(observations))
 
     def _transitions(self) -> Transitions | None:
         """Read the transitions of the rollout, if it is short; return None if it is not."""

@@ -325,9 +325,9 @@ def test_features_are_those_of_a_rollout_if_one_layer_is_in_training_mode() -> N
     policy = make_policy(features_extractor_class=BatchNormExtractor)
     network, observations = HiddenNetwork(policy), 5 * th.rand(20, 4)
     policy.set_training_mode(False)
-    expected = network.features([observations])
+    expected = network.features([observations], len(observations))
     policy.features_extractor.train()
-    th.testing.assert_close(network.features([observations]), expected)
+    th.testing.assert_close(network.features([observations], len(observations)), expected)
 
 
 def test_one_block_holds_one_layer_and_all_up_to_the_next() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_forward.local.network import HiddenNetwork
 from sb3_forward.local.root import leaves, prepare
-from sb3_forward.local.rows import join
+from sb3_forward.local.rows import collect, join
 
 
 class Feed:
@@ -141,10 +141,9 @@ class Feed:
         if all(name in self._held for name in self.network.tops):
             # The room of larger values is given back
             actor, critic = (_compact(self._held[name]) for name in self.network.tops)
-        else:
-            parts = [self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks]
-            actor, critic = (join(list(features)) for features in zip(*parts, strict=True))
-        return actor, critic
+            return actor, critic
+        parts = (self._join(self.network.tops, self._values(self.network.tops, rows)) for rows in self.chunks)
+        return collect(parts, self.chunks[-1].stop)
 
     def _values(self, names: list[str], rows: th.Tensor | slice) -> dict[str, th.Tensor]:
         """Return named values for some rows; layers that have to run for this are in evaluation mode."""

@@ -12,7 +12,7 @@ from sb3_forward.local.blocks import Block
 from sb3_forward.local.fingerprint import Fingerprint
 from sb3_forward.local.parts import Part
 from sb3_forward.local.root import leaves, prepare, sample
-from sb3_forward.local.rows import Latents, join
+from sb3_forward.local.rows import Latents, collect
 from sb3_forward.local.splitting import split
 
 # Called in place of a block in a forward pass: maps the block and its inputs to outputs
@@ -91,19 +91,20 @@ class HiddenNetwork:
         return self._split.walk(leaves(prepare(self.policy, observations)), visit)
 
     @th.no_grad()
-    def features(self, batches: Iterable[PyTorchObs]) -> Latents:
+    def features(self, batches: Iterable[PyTorchObs], rows: int) -> Latents:
         """
         Compute the top features of observations as in a rollout: with dropout off and the statistics of BatchNorm fixed.
 
         The blocks must be those of the policy, see :meth:`is_current`; :meth:`latents` looks for itself.
 
         :param batches: at least one batch of observations, (B, ...) each
+        :param rows: number of all observations, N
         :return: the actor's features (N, d_pi) and the critic's (N, d_vf) of all rows
         """
         # Right after a rollout they are in evaluation mode, and to set it again takes as long as a small batch
         if training := any(module.training for module in self._below):
             self.policy.set_training_mode(False)
-        latents = join(list(map(self._walk, batches)))
+        latents = collect(map(self._walk, batches), rows)
         if training:
             self.policy.set_training_mode(True)
         return latents

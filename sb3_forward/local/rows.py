@@ -1,6 +1,7 @@
 """Handle rows of observations and activations, in one tensor or array, or in a dictionary, tuple or list of them."""
 
 import io
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
@@ -71,6 +72,27 @@ def join(parts: list[Any] | tuple[Any, ...]) -> Any:
     if isinstance(first, dict):
         return {key: th.cat([part[key] for part in parts]) for key in first}
     return tuple(map(th.cat, zip(*parts, strict=True))) if isinstance(first, tuple | list) else th.cat(parts)
+
+
+def collect(parts: Iterable[Latents], rows: int) -> Latents:
+    """
+    Concatenate top features as they come; unlike :func:`join`, this takes no memory beside that of the result and of one part.
+
+    :param parts: features of actor (N_i, d_pi) and critic (N_i, d_vf), at least one
+    :param rows: their number of rows in all, N
+    :return: those of actor (N, d_pi) and critic (N, d_vf)
+    """
+    whole, first = None, 0
+    for part in parts:
+        if len(part[0]) == rows:
+            return part
+        if whole is None:
+            whole = part[0].new_empty(rows, *part[0].shape[1:]), part[1].new_empty(rows, *part[1].shape[1:])
+        for side, own in zip(whole, part, strict=True):
+            side[first : first + len(own)] = own
+        first += len(part[0])
+    assert whole is not None
+    return whole
 
 
 def copied(data: Any, device: th.device) -> Any:

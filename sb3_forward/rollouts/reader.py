@@ -23,7 +23,7 @@ from sb3_forward.heads.regression import follow_from_rewards
 from sb3_forward.heads.training import CachedRollout, Observations, evaluate
 from sb3_forward.local.fingerprint import alike
 from sb3_forward.local.network import HiddenNetwork
-from sb3_forward.local.rows import Latents, join, pick
+from sb3_forward.local.rows import Latents, count, join, pick
 from sb3_forward.rollouts.history import WINDOW_ROWS, Transitions
 from sb3_forward.rollouts.recorder import LatentRecorder
 
@@ -111,10 +111,10 @@ class RolloutReader:
         :return: (N, d_vf) of all rows
         """
         together = join([self.network.policy.obs_to_tensor(end)[0] for end in ends])
-        return self.network.features(self.network.chunks(together))[1]
+        return self.network.features(self.network.chunks(together), count(together))[1]
 
     def _latents_of(self, observations: Observations, rows: int) -> Latents:
-        return self.network.features(map(observations, th.arange(rows).split(self.network.pass_rows)))
+        return self.network.features(map(observations, th.arange(rows).split(self.network.pass_rows)), rows)
 
     def _rollout(
         self, buffer: RolloutBuffer, latents: Latents, actions: th.Tensor, columns: Iterable[th.Tensor]
@@ -138,7 +138,7 @@ class RolloutReader:
         self._rows_to_check = ROWS_BETWEEN_CHECKS
         some = th.linspace(0, rows - 1, min(rows, CHECKED_ROWS)).long()
         seen = observations(some)
-        features = self.network.features([seen])
+        features = self.network.features([seen], count(seen))
         if recorded and not all(map(alike, (part[some] for part in (rollout.latent_pi, rollout.latent_vf)), features)):
             # The policy acted on other features, for example noisy ones, and may do so again
             self._rows_to_check = 0

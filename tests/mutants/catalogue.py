@@ -850,8 +850,8 @@ MUTANTS = [
     ),
     Mutant(
         FEED,
-        "self._values(self.network.tops, rows)) for rows in self.chunks]",
-        "self._values(self.network.tops, rows)) for rows in reversed(self.chunks)]",
+        "self._values(self.network.tops, rows)) for rows in self.chunks)",
+        "self._values(self.network.tops, rows)) for rows in reversed(self.chunks))",
         "top features in another order",
         found_by="images",
     ),
