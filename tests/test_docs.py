@@ -358,7 +358,7 @@ def test_picture_of_the_readme_is_that_of_the_tables(tmp_path: Path):
     assert {seconds["bp"], seconds["forward"]} <= {bar.get_width() for bar in times.patches}  # type: ignore[attr-defined]
     stock, forward = (np.asarray(line.get_ydata(), dtype=float) for line in peaks.lines)
     assert (round(stock[0], 2), round(stock[-1], 2)) == (1.79, 128.03)
-    assert np.round(forward, 2).tolist() == [22.87] * len(stock)
+    assert np.round(forward, 2).tolist() == [15.6] * len(stock)
 
 
 # === Parameters ===
