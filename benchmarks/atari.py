@@ -18,7 +18,6 @@ film has one game of every model of forward training, side by side.
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -151,20 +150,20 @@ def _play(env: str, saved: Path) -> list[np.ndarray]:
     return pictures[::3]
 
 
-def main(arguments: Iterable[str]) -> int:
+def main(arguments: list[str]) -> int:
     """
     Read, sum up and draw.
 
     :param arguments: the command line
     :return: exit status
     """
-    words, _, more = (__doc__ or "").strip().partition("\n")
-    parser = argparse.ArgumentParser("python -m benchmarks.atari", description=words + more)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.atari", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("logs", type=Path, help="folder of the runs")
     parser.add_argument("--film", type=Path, metavar="FILE", help="a GIF of the models of forward training")
     parser.add_argument("--output", type=folder, metavar="DIR", default=RESULTS, help="default: benchmarks/results")
-    options = parser.parse_args(list(arguments))
+    options = parser.parse_args(arguments)
     try:
         rows = read(options.logs)
     except FileNotFoundError as error:
