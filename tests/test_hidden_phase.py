@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -329,6 +330,58 @@ def test_records_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             for found in (before, after)
         )
         assert record.movement == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("policy", "name", "units"), [("MlpPolicy", "actor.0", 64), ("CnnPolicy", "extractor.0", 32)])
+def test_a_layer_that_is_switched_off_is_told(policy: str, name: str, units: int) -> None:
+    """Once nine in ten of its units give the same for all rows; the layers above it, which cannot tell them apart, are not."""
+    model = small_model(ForwardPPO, policy, policy_kwargs={"activation_fn": nn.ReLU, "net_arch": [64, 8]})
+    observations = sample(policy, 20)
+    if policy == "CnnPolicy":
+        observations[..., :12, :12] = 0  # a corner that never changes is no channel that is switched off
+    block = next(own for own in model.network.blocks if own.name == name)
+    assert block.optimizer is not None
+    block.optimizer.param_groups[0]["lr"] = 0.0
+    bias = block.parameters[1]
+    for off, told in ((1, False), (units * 7 // 8, False), (units * 15 // 16, True), (units, True)):
+        with th.no_grad():
+            bias.fill_(100.0)[:off] = -1e6
+        run = hidden_phase(model, epochs=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            learn(run, observations, signals(20))
+        assert run.records[name].constant == pytest.approx(off / units)
+        assert [name in str(own.message) for own in caught] == [True] * told
+        assert all("lower `local_learning_rate`" in str(own.message) for own in caught)
+    assert run.records["actor.1" if policy == "MlpPolicy" else "extractor.1"].constant == 1
+
+
+def test_what_changes_between_forward_passes_is_not_constant() -> None:
+    """Outputs that are the same for all rows of one forward pass, and others for those of the next."""
+    model = small_model(ForwardPPO, policy_kwargs={"activation_fn": nn.ReLU})
+    model.network.pass_rows = 8
+    observations = th.zeros(20, 4)
+    observations[8:16] = 1.0
+    with th.no_grad():
+        for parameter in model.network.blocks[0].parameters:
+            parameter.fill_(1.0)
+    for block in model.network.blocks:
+        assert block.optimizer is not None
+        block.optimizer.param_groups[0]["lr"] = 0.0
+    run = hidden_phase(model, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn(run, observations, signals(20))
+    assert run.records[model.network.blocks[0].name].constant == 0
+
+
+def test_observations_that_never_change_are_no_fault_of_a_layer() -> None:
+    model = small_model(ForwardPPO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = hidden_phase(model)
+        learn(run, th.ones(20, 4), signals(20))
+    assert all(record.constant == 1 for record in run.records.values())
 
 
 def test_too_few_rows_move_nothing() -> None:

@@ -214,7 +214,7 @@ def test_logged_values(algorithm: Any) -> None:
     local = {key for key in model.logger.name_to_value if key.startswith("local/")}
     assert local == {
         f"local/{figure}/{name}"
-        for figure in ("r2", "loss", "movement")
+        for figure in ("r2", "loss", "movement", "constant")
         for name in ("actor.0", "actor.1", "critic.0", "critic.1")
     }
     assert all(np.isfinite(model.logger.name_to_value[key]) for key in (keys | local) - {"train/explained_variance"})
@@ -265,6 +265,7 @@ def test_what_is_explained_is_logged_block_by_block(algorithm: Any, monkeypatch:
     assert len(phase.records) == 4
     for name, record in phase.records.items():
         assert logged[f"local/r2/{name}"] == record.explained > 0
+        assert logged[f"local/constant/{name}"] == record.constant == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -6,6 +6,7 @@ become inputs of the blocks above. Only values that are still to be read are kep
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from sb3_forward.local.loss import (
     LinearImage,
     LocalObjective,
     Objective,
+    as_matrix,
     balanced,
     guided,
     is_maps,
@@ -38,6 +40,9 @@ from sb3_forward.local.rows import Latents, join
 
 # Two rows have a single distance, which matches any other, so that a step needs at least three
 LEAST_ROWS = 3
+# A block with at least this share of outputs that never change is taken for switched off. Backpropagation leaves layers with
+# more than half of them (our choice)
+MOST = 0.9
 
 
 class Goal(NamedTuple):
@@ -135,10 +140,11 @@ class HiddenPhase:
         before = [parameter.clone() for parameter in block.parameters]
         figures: list[tuple[float, float]] = []  # no step's outputs are kept
         target = goal = None
+        constant = math.nan
         most = feed.step_rows(index)
         for _ in range(self.epochs):
             if guidance is not None and self.objective.guidance_coef > 0:
-                outputs, layer = self._outputs(index, feed)
+                outputs, layer, constant = self._outputs(index, feed)
                 image = linear_image(outputs, guidance.wanted if layer is None else guidance.known)
                 if target is None:
                     # For all passes: a change that each of them added to would grow with their number
@@ -151,20 +157,45 @@ class HiddenPhase:
         if figures:
             loss, norm = (sum(column) / len(figures) for column in zip(*figures, strict=True))
             explained = math.nan if goal is None else goal.image.explained.item()
-            self.records[block.name] = BlockRecord(loss, norm, _relative_change(before, block.parameters), explained)
+            movement = _relative_change(before, block.parameters)
+            self.records[block.name] = BlockRecord(loss, norm, movement, explained, constant)
 
-    def _outputs(self, index: int, feed: Feed) -> tuple[th.Tensor, AuxiliaryLayer | None]:
-        """Compute what is guided of a block, (N, d): its outputs, or the units of a convolution's auxiliary layer."""
+    def _outputs(self, index: int, feed: Feed) -> tuple[th.Tensor, AuxiliaryLayer | None, float]:
+        """
+        Compute what is guided of a block, (N, d): its outputs, or the units of a convolution's auxiliary layer.
+
+        :param index: index of the block
+        :param feed: its inputs
+        :return: that, the auxiliary layer, and the share of the block's outputs that are the same for all rows
+        """
         block, parts = self.network.steps[index], list[th.Tensor]()
         layer: AuxiliaryLayer | None = None
+        first: th.Tensor | None = None
+        varies = th.zeros((), dtype=th.bool, device=self.network.policy.device)
         for chunk in feed.chunks:
             given = block.forward(feed.inputs(index, chunk))
             compared = summarised(given)
-            if not parts and is_maps(given):
-                layer = self.auxiliary.of(self.network.policy, block, compared)
+            if first is None:
+                first = compared[:1].clone()
+                if is_maps(given):
+                    layer = self.auxiliary.of(self.network.policy, block, compared)
+            varies = varies | (compared != first).any(dim=0)
             # Units are a fraction of the maps that they are computed from
             parts.append(compared if layer is None else layer.forward(compared))
-        return join(parts), layer
+        if is_maps(given):
+            varies = varies.unflatten(0, (-1, given.shape[1])).any(dim=0)  # a channel does in some of its places
+        constant = 1 - varies.float().mean().item()
+        if constant >= MOST:
+            self._warn_of_constant(block, as_matrix(feed.inputs(index, feed.chunks[0])))
+        return join(parts), layer, constant
+
+    def _warn_of_constant(self, block: Block, inputs: th.Tensor) -> None:
+        if (inputs != inputs[:1]).any():
+            warnings.warn(  # Python shows a text once
+                f"Nearly all outputs of block {block.name!r} are the same for all rows: its units are switched off, and learn "
+                "no more. Begin again with a lower `local_learning_rate`.",
+                stacklevel=2,
+            )
 
     def _step(self, index: int, feed: Feed, rows: th.Tensor, goal: Goal | None, most: int) -> LocalStep:
         block = self.network.steps[index]

@@ -14,6 +14,7 @@ class BlockRecord(NamedTuple):
     grad_norm: float  # mean over its steps, before clipping
     movement: float  # norm of the change of its parameters over their norm before
     explained: float  # R2 of the guidance before its last pass; NaN without guidance
+    constant: float  # share of its outputs that were the same for all rows before its last pass; NaN without guidance
 
 
 def log(records: dict[str, BlockRecord], logger: Logger) -> None:
@@ -24,7 +25,13 @@ def log(records: dict[str, BlockRecord], logger: Logger) -> None:
     :param logger: SB3's logger
     """
     for name, record in records.items():
-        for figure, value in (("r2", record.explained), ("loss", record.loss), ("movement", record.movement)):
+        figures = (
+            ("r2", record.explained),
+            ("loss", record.loss),
+            ("movement", record.movement),
+            ("constant", record.constant),
+        )
+        for figure, value in figures:
             if not math.isnan(value):
                 # These are too many and too long for the table on the screen
                 logger.record(f"local/{figure}/{name}", value, exclude=("stdout", "log"))

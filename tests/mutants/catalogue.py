@@ -656,6 +656,13 @@ MUTANTS = [
     Mutant(PHASE, "(sum(column) / len(figures) for column", "(column[-1] for column", "the last loss recorded"),
     Mutant(PHASE, "(sum(column) / len(figures) for column", "(min(column) for column", "the least loss and norm recorded"),
     Mutant(PHASE, "image.explained.item()", "image.loss.item()", "loss recorded for R2"),
+    Mutant(PHASE, "if first is None:", "if True:", "rows compared with others of their forward pass alone"),
+    Mutant(PHASE, "varies = varies | (comp", "varies = (comp", "constant outputs of the last forward pass"),
+    Mutant(PHASE, "varies.unflatten(0, (-1, given.shape[1])).any(dim=0)", "varies", "places counted for channels"),
+    Mutant(PHASE, "(-1, given.shape[1])).any(dim=0)", "(given.shape[1], -1)).any(dim=1)", "places mixed with channels"),
+    Mutant(PHASE, "if constant >= MOST:", "if constant >= 1:", "warned once all units are off", found_by="hidden_phase"),
+    Mutant(PHASE, "if constant >= MOST:", "if constant >= 0.5:", "warned while many units learn"),
+    Mutant(PHASE, "if (inputs != inputs[:1]).any():", "if True:", "blamed for constant inputs"),
     Mutant(
         PHASE,
         "if (problem := parameter_problem(self.network.policy)) is not None:",
@@ -754,7 +761,13 @@ MUTANTS = [
     Mutant(AUXILIARY, "maker, options = maker_of(policy)", "maker, options = th.optim.Adam, {}", "optimizer of its own kind"),
     Mutant(AUXILIARY, 'block.optimizer.param_groups[0]["lr"])', "1e-3)", "rate of its own"),
     Mutant(AUXILIARY, "block.role, nn.Sequential", '"actor", nn.Sequential', "role of another"),
-    Mutant(PHASE, "if not parts and is_maps(given):", "if False:", "image of the maps", found_by="auxiliary"),
+    Mutant(
+        PHASE,
+        "if is_maps(given):\n                    layer",
+        "if False:\n                    layer",
+        "image of the maps",
+        found_by="auxiliary",
+    ),
     Mutant(
         PHASE, "goal.of(part, len(part) / len(rows))", "goal.of(part, 1.0)", "shares of parts forgotten", found_by="auxiliary"
     ),
@@ -983,6 +996,7 @@ MUTANTS = [
     Mutant(RECORDS, '("r2", record.explained)', '("r2", record.loss)', "losses logged for R2", found_by="hidden_phase"),
     Mutant(RECORDS, '("loss", record.loss)', '("loss", record.grad_norm)', "norms logged for losses"),
     Mutant(RECORDS, '("movement", record.movement)', '("movement", record.loss)', "losses logged for movement"),
+    Mutant(RECORDS, '("constant", record.constant)', '("constant", record.loss)', "losses logged for constant outputs"),
     Mutant(RECORDS, "np.mean([record.grad_norm", "np.mean([record.loss", "losses logged for norms"),
     Mutant(RECORDS, "if not math.isnan(value):", "if True:", "R2 of no guidance logged", found_by="local_learning"),
     Mutant(RECORDS, ', exclude=("stdout", "log"))', ")", "a line on the screen for every block", found_by="local_learning"),
