@@ -192,8 +192,8 @@ class HiddenPhase:
     def _warn_of_constant(self, block: Block, inputs: th.Tensor) -> None:
         if (inputs != inputs[:1]).any():
             warnings.warn(  # Python shows a text once
-                f"Nearly all outputs of block {block.name!r} are the same for all rows, so that it learns no more. Begin again "
-                "with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common scale "
+                f"Nearly all outputs of block {block.name!r} are the same for all rows, so that it learns no more. Begin "
+                "again with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common scale "
                 "(VecNormalize).",
                 stacklevel=2,
             )
