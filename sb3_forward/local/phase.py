@@ -193,8 +193,8 @@ class HiddenPhase:
         if (inputs != inputs[:1]).any():
             warnings.warn(  # Python shows a text once
                 f"Nearly all outputs of block {block.name!r} are the same for all rows, so that it learns no more. Begin "
-                "again with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common scale "
-                "(VecNormalize).",
+                "again with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common "
+                "scale (VecNormalize).",
                 stacklevel=2,
             )
 
