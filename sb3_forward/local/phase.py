@@ -42,7 +42,7 @@ from sb3_forward.local.rows import Latents, join
 LEAST_ROWS = 3
 # A block with at least this share of outputs that never change is taken for switched off. Backpropagation leaves layers with
 # more than half of them (our choice)
-MOST = 0.9
+SWITCHED_OFF = 0.9
 
 
 class Goal(NamedTuple):
@@ -185,18 +185,9 @@ class HiddenPhase:
         if is_maps(given):
             varies = varies.unflatten(0, (-1, given.shape[1])).any(dim=0)  # a channel does in some of its places
         constant = 1 - varies.float().mean().item()
-        if constant >= MOST:
-            self._warn_of_constant(block, as_matrix(feed.inputs(index, feed.chunks[0])))
+        if constant >= SWITCHED_OFF:
+            _warn_of_constant(block, as_matrix(feed.inputs(index, feed.chunks[0])))
         return join(parts), layer, constant
-
-    def _warn_of_constant(self, block: Block, inputs: th.Tensor) -> None:
-        if (inputs != inputs[:1]).any():
-            warnings.warn(  # Python shows a text once
-                f"Nearly all outputs of block {block.name!r} are the same for all rows, so that it learns no more. Begin "
-                "again with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common "
-                "scale (VecNormalize).",
-                stacklevel=2,
-            )
 
     def _step(self, index: int, feed: Feed, rows: th.Tensor, goal: Goal | None, most: int) -> LocalStep:
         block = self.network.steps[index]
@@ -232,6 +223,16 @@ class HiddenPhase:
             gradients = own if gradients is None else _sum(gradients, own)
         assert gradients is not None
         return block.step((), loss, gradients, self.max_grad_norm)
+
+
+def _warn_of_constant(block: Block, inputs: th.Tensor) -> None:
+    if (inputs != inputs[:1]).any():
+        warnings.warn(  # Python shows a text once
+            f"Nearly all outputs of block {block.name!r} are the same for all rows, so that it learns no more. Begin "
+            "again with a lower `local_learning_rate`; if it is so from the start, bring the observations to a common "
+            "scale (VecNormalize).",
+            stacklevel=2,
+        )
 
 
 def _sum(first: Gradients, second: Gradients) -> Gradients:

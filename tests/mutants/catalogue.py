@@ -660,8 +660,10 @@ MUTANTS = [
     Mutant(PHASE, "varies = varies | (comp", "varies = (comp", "constant outputs of the last forward pass"),
     Mutant(PHASE, "varies.unflatten(0, (-1, given.shape[1])).any(dim=0)", "varies", "places counted for channels"),
     Mutant(PHASE, "(-1, given.shape[1])).any(dim=0)", "(given.shape[1], -1)).any(dim=1)", "places mixed with channels"),
-    Mutant(PHASE, "if constant >= MOST:", "if constant >= 1:", "warned once all units are off", found_by="hidden_phase"),
-    Mutant(PHASE, "if constant >= MOST:", "if constant >= 0.5:", "warned while many units learn"),
+    Mutant(
+        PHASE, "if constant >= SWITCHED_OFF:", "if constant >= 1:", "warned once all units are off", found_by="hidden_phase"
+    ),
+    Mutant(PHASE, "if constant >= SWITCHED_OFF:", "if constant >= 0.5:", "warned while many units learn"),
     Mutant(PHASE, "if (inputs != inputs[:1]).any():", "if True:", "blamed for constant inputs"),
     Mutant(
         PHASE,
