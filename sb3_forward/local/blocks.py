@@ -7,12 +7,14 @@ next block is built.
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sb3_forward.local.centring import Centring
 from sb3_forward.local.loss import Activations, Objective, is_maps, summarised
 from sb3_forward.local.optimizers import Maker, build_optimizer, start_at_scale
 
@@ -60,6 +62,8 @@ class Block:
         self.module: nn.Module | None = forward if isinstance(forward, nn.Module) else None
         if self.module is None:
             self.module = getattr(getattr(forward, "__self__", None), "module", None)
+        #: of its steps, if the block is a linear layer and what has no parameters
+        self.centring = Centring.of(self.module, self.parameters)
         #: whether the outputs for a row depend on the other rows of its batch
         self.has_batch_norm = self.module is not None and any(isinstance(own, _BatchNorm) for own in self.module.modules())
 
@@ -121,6 +125,10 @@ class Block:
         :return: the outcome of the step
         :raises ValueError: if the loss or a gradient is not finite; no weight has moved then
         """
+        with nullcontext() if self.centring is None else self.centring.step(gradients):
+            return self._step(outputs, loss, gradients, max_grad_norm)
+
+    def _step(self, outputs: Activations, loss: th.Tensor, gradients: Gradients, max_grad_norm: float) -> LocalStep:
         assert self.optimizer is not None, f"block {self.name} has no parameters to train"
         found = [part for part in gradients if part is not None]
         value, *norms = th.stack([loss, *(th.linalg.vector_norm(part) for part in found)]).tolist()

@@ -8,6 +8,7 @@ become inputs of the blocks above. Only values that are still to be read are kep
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -172,16 +173,18 @@ class HiddenPhase:
         layer: AuxiliaryLayer | None = None
         first: th.Tensor | None = None
         varies = th.zeros((), dtype=th.bool, device=self.network.policy.device)
-        for chunk in feed.chunks:
-            given = block.forward(feed.inputs(index, chunk))
-            compared = summarised(given)
-            if first is None:
-                first = compared[:1].clone()
-                if is_maps(given):
-                    layer = self.auxiliary.of(self.network.policy, block, compared)
-            varies = varies | (compared != first).any(dim=0)
-            # Units are a fraction of the maps that they are computed from
-            parts.append(compared if layer is None else layer.forward(compared))
+        centring = block.centring if is_maps(feed.inputs(index, slice(0, 1))) else None
+        with nullcontext() if centring is None else centring.watching():
+            for chunk in feed.chunks:
+                given = block.forward(feed.inputs(index, chunk))
+                compared = summarised(given)
+                if first is None:
+                    first = compared[:1].clone()
+                    if is_maps(given):
+                        layer = self.auxiliary.of(self.network.policy, block, compared)
+                varies = varies | (compared != first).any(dim=0)
+                # Units are a fraction of the maps that they are computed from
+                parts.append(compared if layer is None else layer.forward(compared))
         if is_maps(given):
             varies = varies.unflatten(0, (-1, given.shape[1])).any(dim=0)  # a channel does in some of its places
         constant = 1 - varies.float().mean().item()

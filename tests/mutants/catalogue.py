@@ -57,6 +57,7 @@ TESTS = (
     "values",
     "blocks",
     "auxiliary",
+    "centring",
     "distances",
     "run",
     "save_load",
@@ -75,6 +76,7 @@ PRIORITIES: dict[str, Sequence[str]] = {
     "heads/training.py": ("phases", "heads", "oracle"),
     "heads/whitening.py": ("phases", "local_learning"),
     "local/blocks.py": ("blocks", "phases"),
+    "local/centring.py": ("centring",),
     "local/distances.py": ("distances", "targets"),
     "local/auxiliary.py": ("auxiliary", "images"),
     "local/feed.py": ("hidden_phase", "images"),
@@ -99,6 +101,7 @@ A2C = "a2c.py"
 AGREEMENT = "heads/agreement.py"
 AUXILIARY = "local/auxiliary.py"
 BLOCKS = "local/blocks.py"
+CENTRING = "local/centring.py"
 CHECKS = "rollouts/checks.py"
 DISTANCES = "local/distances.py"
 FEED = "local/feed.py"
@@ -762,11 +765,31 @@ MUTANTS = [
     Mutant(AUXILIARY, "lr)\n        self._sums = []\n", "lr)\n", "what a broken update has left"),
     Mutant(AUXILIARY, "maker, options = maker_of(policy)", "maker, options = th.optim.Adam, {}", "optimizer of its own kind"),
     Mutant(AUXILIARY, 'block.optimizer.param_groups[0]["lr"])', "1e-3)", "rate of its own"),
+    Mutant(CENTRING, "weight.addr_(bias, self.mean, alpha=-1)", "pass", "gradients not centred"),
+    Mutant(
+        CENTRING, "self.layer.bias.add_(before - self.layer.weight @ self.mean)", "pass", "means move with a centred weight"
+    ),
+    Mutant(CENTRING, "total / max(rows, 1)", "total", "sum of inputs for their mean"),
+    Mutant(CENTRING, "            hook.remove()", "            pass", "inputs watched forever"),
+    Mutant(
+        BLOCKS,
+        "nullcontext() if self.centring is None else",
+        "nullcontext() if True else",
+        "no step centred",
+        found_by="centring",
+    ),
+    Mutant(
+        PHASE,
+        "block.centring if is_maps(feed.inputs(index, slice(0, 1))) else None",
+        "block.centring",
+        "all linear layers centred",
+        found_by="centring",
+    ),
     Mutant(AUXILIARY, "block.role, nn.Sequential", '"actor", nn.Sequential', "role of another"),
     Mutant(
         PHASE,
-        "if is_maps(given):\n                    layer",
-        "if False:\n                    layer",
+        "if is_maps(given):\n                        layer",
+        "if False:\n                        layer",
         "image of the maps",
         found_by="auxiliary",
     ),

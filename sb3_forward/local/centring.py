@@ -1,0 +1,76 @@
+"""
+Centre the steps of linear layers that read feature maps.
+
+Pixels and rectified maps are of one sign, and a layer reads thousands of them. A step of its weights then mostly moves the
+mean of each unit over all rows, and a few steps of one sign can switch a unit off for good. A centred step is the optimizer's
+step on ``W (x - m) + b'``, with m the mean of the inputs x: what it does to W moves no mean. The layer remains ``W x + b``.
+
+Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp" (1998), say why inputs should have no mean. To centre the
+steps of layers on maps, and of no others, is our choice, with its measurement in the lab log.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch as th
+from torch import nn
+
+
+class Centring:
+    """
+    The centring of a linear layer's steps. Until it has seen inputs, steps are the optimizer's own.
+
+    :param layer: a linear layer of d inputs and k units, with intercept
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+        self.mean: th.Tensor | None = None  #: m, (d,)
+
+    @classmethod
+    def of(cls, module: nn.Module | None, parameters: Sequence[nn.Parameter]) -> "Centring | None":
+        """
+        Make the centring of a block.
+
+        :param module: the module of the block
+        :param parameters: its trainable parameters
+        :return: the centring; None if these are not the weights and the intercept of one linear layer
+        """
+        for layer in () if module is None else module.modules():
+            if type(layer) is nn.Linear and list(map(id, parameters)) == [id(layer.weight), id(layer.bias)]:
+                return cls(layer)
+        return None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Centre the next steps on the mean of what the layer reads within ``with``."""
+        total, rows = th.zeros_like(self.layer.weight[0]), 0
+
+        def add(_: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
+            nonlocal total, rows
+            read = inputs[0].flatten(end_dim=-2)
+            total, rows = total + read.sum(dim=0), rows + len(read)
+
+        hook = self.layer.register_forward_pre_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+        self.mean = total / max(rows, 1)
+
+    @contextmanager
+    def step(self, gradients: Sequence[th.Tensor | None]) -> Iterator[None]:
+        """
+        Centre gradients, and take what the optimizer does within ``with`` for steps of ``W (x - m) + b'``.
+
+        :param gradients: of W, (k, d), overwritten, and of b, (k,)
+        """
+        weight, bias = gradients
+        if self.mean is None or weight is None or bias is None:
+            yield
+            return
+        weight.addr_(bias, self.mean, alpha=-1)
+        before = self.layer.weight.detach() @ self.mean
+        yield
+        with th.no_grad():
+            self.layer.bias.add_(before - self.layer.weight @ self.mean)
