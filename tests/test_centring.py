@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from sb3_forward import ForwardA2C, ForwardPPO
 from sb3_forward.local.blocks import Block
 from sb3_forward.local.centring import Centring
-from sb3_forward.local.loss import Guidance
+from sb3_forward.local.loss import Guidance, Objective
 from tests.envs import small_model
-from tests.test_hidden_phase import hidden_phase, learn, sample, signals
-from tests.test_images import cnn_model
+from tests.test_hidden_phase import hidden_phase, learn
+from tests.test_images import Convolutions, cnn_model
 
 
 def normal(*shape: int, seed: int = 0) -> th.Tensor:
@@ -35,44 +35,77 @@ class About(nn.Module):
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         return F.linear(inputs - self.mean, self.weight, self.bias)
 
+    @th.no_grad()
+    def move(self, mean: th.Tensor) -> None:
+        """Compute the same about another mean."""
+        self.bias.add_(self.weight @ (mean - self.mean))
+        self.mean = mean
+
+
+def towards(target: th.Tensor) -> Objective:
+    return lambda outputs: ((outputs - target).square().sum() / 2, outputs - target)
+
 
 # === What a centred step is ===
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU])  # with and without a graph
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU])
 @pytest.mark.parametrize("maker", [th.optim.SGD, th.optim.Adam, th.optim.RMSprop])
 @pytest.mark.parametrize("max_grad_norm", [1e9, 1e-3])
-def test_steps_are_those_of_a_layer_about_the_mean(maker: Any, max_grad_norm: float, activation: type[nn.Module]) -> None:
+@pytest.mark.parametrize("parts", [[20], [12, 8]])
+def test_steps_are_those_of_a_layer_about_the_mean(
+    maker: Any, max_grad_norm: float, activation: type[nn.Module], parts: list[int]
+) -> None:
     th.manual_seed(0)
-    inputs, target = normal(20, 6) + 3, normal(20, 4, seed=1)
-    layers = nn.Sequential(nn.Linear(6, 4), activation()).double()
-    twin = nn.Sequential(About(layers[0], inputs.mean(dim=0)), activation())  # type: ignore[arg-type]
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), activation()).double()
+    about = About(layers[1], th.zeros(6, dtype=th.double))  # type: ignore[arg-type]
+    twin = nn.Sequential(nn.Flatten(), about, activation())
     blocks = [Block("extractor.0", "shared", own, own.parameters()) for own in (layers, twin)]
+    for block in blocks:
+        block.build_optimizer(maker, 1e-2, {})
     assert blocks[0].centring is not None
+    target = normal(20, 4, seed=100)
     with blocks[0].centring.watching():
-        for part in inputs.split([12, 8]):
-            layers(part)
-    for _ in range(5):
-        norms = []
-        for block in blocks:
-            if block.optimizer is None:
-                block.build_optimizer(maker, 1e-2, {})
-            objective = lambda outputs: ((outputs - target).square().sum() / 2, outputs - target)  # noqa: E731
-            norms.append(block.local_step(inputs, objective, max_grad_norm).grad_norm)
-        assert norms[0] == pytest.approx(norms[1])
-        th.testing.assert_close(layers(inputs), twin(inputs))
-        th.testing.assert_close(layers(inputs + 1), twin(inputs + 1))
+        for step in range(5):
+            inputs = normal(20, 2, 3, seed=step) + step
+            about.move(inputs.flatten(1).mean(dim=0))
+            norms = []
+            for block in blocks:
+                pairs = zip(inputs.split(parts), target.split(parts), strict=True)
+                found = [block.gradients(own, towards(wanted)) for own, wanted in pairs]
+                loss = th.stack([part for _, part, _ in found]).sum()
+                slopes = tuple(sum(own) for own in zip(*[part for *_, part in found], strict=True))
+                norms.append(block.step((), loss, slopes, max_grad_norm).grad_norm)
+            assert norms[0] == pytest.approx(norms[1])
+            with th.no_grad():
+                weight, bias = blocks[0].parameters
+                th.testing.assert_close(layers[2](F.linear(inputs.flatten(1), weight, bias)), twin(inputs))
+
+
+def test_only_what_is_read_within_counts() -> None:
+    layers = nn.Sequential(nn.Linear(6, 4), nn.SiLU()).double()
+    block = Block("extractor.0", "shared", layers, layers.parameters())
+    block.build_optimizer(th.optim.SGD, 1e-2, {})
+    assert block.centring is not None
+    with block.centring.watching():
+        layers(normal(5, 6) + 9)  # and then an update is broken off
+    before = block.parameters[0].detach().clone()
+    inputs, objective = normal(20, 6) + 3, towards(normal(20, 4, seed=1))
+    slope = block.gradients(inputs, objective)[2][0]
+    assert slope is not None
+    expected = before - 0.01 * slope
+    block.local_step(inputs, objective, 1e9)
+    th.testing.assert_close(block.parameters[0].detach(), expected)
+    assert not layers[0]._forward_pre_hooks
 
 
 def test_nothing_moves_on_a_loss_that_is_not_finite() -> None:
-    layers = nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+    layers = nn.Sequential(nn.Linear(6, 4), nn.SiLU())
     block = Block("extractor.0", "shared", layers, layers.parameters())
     block.build_optimizer(th.optim.Adam, 1e-2, {})
-    assert block.centring is not None
-    with block.centring.watching():
-        layers(th.ones(3, 6))
     before = copy.deepcopy(layers.state_dict())
-    with pytest.raises(ValueError, match="is nan"):
+    assert block.centring is not None
+    with pytest.raises(ValueError, match="is nan"), block.centring.watching():
         block.local_step(th.ones(3, 6), lambda outputs: (outputs.sum() * th.nan, outputs), 1.0)
     assert all(th.equal(own, before[name]) for name, own in layers.state_dict().items())
 
@@ -100,35 +133,32 @@ class NoIntercept(Functional):
         self.flat = nn.Linear(2 * 34 * 34, 7, bias=False)
 
 
-def centred(model: Any) -> list[str]:
-    own = {block.name: block.centring for block in model.network.blocks}
-    return [name for name, centring in own.items() if centring is not None and centring.mean is not None]
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[nn.Linear]:
+    """Every layer that was watched in a phase."""
+    seen: list[nn.Linear] = []
+    watching = Centring.watching
+
+    def noted(self: Centring) -> Any:
+        seen.append(self.layer)
+        return watching(self)
+
+    monkeypatch.setattr(Centring, "watching", noted)
+    return seen
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"guidance_coef": 0.0}])
 @pytest.mark.parametrize("algorithm", [ForwardPPO, ForwardA2C])
-def test_linear_layers_on_maps_make_them_and_no_others(algorithm: Any) -> None:
-    assert centred(small_model(algorithm).learn(16)) == []
-    assert centred(cnn_model(algorithm).learn(16)) == ["extractor.3"]
-    assert centred(cnn_model(algorithm, NoIntercept).learn(16)) == []
-    model = cnn_model(algorithm, Functional).learn(16)
-    assert centred(model) == ["extractor.1"]
-    assert [layer.centring.mean for layer in model.auxiliary.layers.values()] == [None]
-
-
-def test_the_mean_is_that_of_all_rows_on_the_inputs_of_the_pass() -> None:
-    model = cnn_model(ForwardPPO)
-    model.network.pass_rows = 3
-    for block in model.network.blocks:
-        block.optimizer.param_groups[0]["lr"] = 0.0
-    observations = sample("CnnPolicy", 20)
-    run = hidden_phase(model)
-    learn(run, observations, signals(20))
-    with th.no_grad():
-        maps = observations.float() / 255
-        for block in model.network.blocks[:3]:
-            maps = block.forward(maps)
-    th.testing.assert_close(model.network.blocks[3].centring.mean, maps.flatten(1).mean(dim=0))
-    assert not any(module._forward_pre_hooks for module in model.policy.modules())
+def test_linear_layers_on_maps_make_them_and_no_others(algorithm: Any, kwargs: Any, watched: list[nn.Linear]) -> None:
+    small_model(algorithm, **kwargs).learn(16)
+    cnn_model(algorithm, NoIntercept, **kwargs).learn(16)
+    assert watched == []
+    for extractor, path in ((Convolutions, "out"), (Functional, "flat")):
+        model = cnn_model(algorithm, extractor, **kwargs).learn(16)
+        assert watched
+        assert set(watched) == {model.policy.features_extractor.get_submodule(path)}
+        assert not any(module._forward_pre_hooks for module in model.policy.modules())
+        watched.clear()
 
 
 # === What they are for ===

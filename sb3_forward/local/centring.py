@@ -3,7 +3,7 @@ Centre the steps of linear layers that read feature maps.
 
 Pixels and rectified maps are of one sign, and a layer reads thousands of them. A step of its weights then mostly moves the
 mean of each unit over all rows, and a few steps of one sign can switch a unit off for good. A centred step is the optimizer's
-step on ``W (x - m) + b'``, with m the mean of the inputs x: what it does to W moves no mean. The layer remains ``W x + b``.
+step on ``W (x - m) + b'``, with m the mean of its inputs x: what it does to W moves no unit's mean. The layer remains ``W x + b``.
 
 Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp" (1998), say why inputs should have no mean. To centre the
 steps of layers on maps, and of no others, is our choice, with its measurement in the lab log.
@@ -18,14 +18,17 @@ from torch import nn
 
 class Centring:
     """
-    The centring of a linear layer's steps. Until it has seen inputs, steps are the optimizer's own.
+    The centring of a linear layer's steps on the mean of what it has read for them.
+
+    Without :meth:`watching`, steps are the optimizer's own.
 
     :param layer: a linear layer of d inputs and k units, with intercept
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self.mean: th.Tensor | None = None  #: m, (d,)
+        self._sum: th.Tensor | None = None  # (d,) of the inputs since the last step
+        self._rows = 0  # their number
 
     @classmethod
     def of(cls, module: nn.Module | None, parameters: Sequence[nn.Parameter]) -> "Centring | None":
@@ -43,20 +46,18 @@ class Centring:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Centre the next steps on the mean of what the layer reads within ``with``."""
-        total, rows = th.zeros_like(self.layer.weight[0]), 0
-
-        def add(_: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
-            nonlocal total, rows
-            read = inputs[0].flatten(end_dim=-2)
-            total, rows = total + read.sum(dim=0), rows + len(read)
-
-        hook = self.layer.register_forward_pre_hook(add)
+        """Centre steps within ``with`` on what the layer reads from one to the next."""
+        hook = self.layer.register_forward_pre_hook(self._add)
         try:
             yield
         finally:
             hook.remove()
-        self.mean = total / max(rows, 1)
+            self._sum, self._rows = None, 0
+
+    def _add(self, _: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
+        read = inputs[0].detach().flatten(end_dim=-2)
+        self._sum = read.sum(dim=0) + (0 if self._sum is None else self._sum)
+        self._rows += len(read)
 
     @contextmanager
     def step(self, gradients: Sequence[th.Tensor | None]) -> Iterator[None]:
@@ -66,11 +67,13 @@ class Centring:
         :param gradients: of W, (k, d), overwritten, and of b, (k,)
         """
         weight, bias = gradients
-        if self.mean is None or weight is None or bias is None:
+        if self._sum is None or weight is None or bias is None:
             yield
             return
-        weight.addr_(bias, self.mean, alpha=-1)
-        before = self.layer.weight.detach() @ self.mean
+        mean = self._sum / self._rows
+        self._sum, self._rows = None, 0
+        weight.addr_(bias, mean, alpha=-1)
+        before = self.layer.weight.detach() @ mean
         yield
         with th.no_grad():
-            self.layer.bias.add_(before - self.layer.weight @ self.mean)
+            self.layer.bias.add_(before - self.layer.weight @ mean)

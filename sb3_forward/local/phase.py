@@ -143,6 +143,7 @@ class HiddenPhase:
         target = goal = None
         constant = math.nan
         most = feed.step_rows(index)
+        centring = block.centring if is_maps(feed.inputs(index, slice(0, 1))) else None
         for _ in range(self.epochs):
             if guidance is not None and self.objective.guidance_coef > 0:
                 outputs, layer, constant = self._outputs(index, feed)
@@ -151,7 +152,7 @@ class HiddenPhase:
                     # For all passes: a change that each of them added to would grow with their number
                     target = own_target(outputs, guidance, image)
                 goal = Goal(target, image, layer)
-            with feed.learning(modules):
+            with feed.learning(modules), nullcontext() if centring is None else centring.watching():
                 for part in th.randperm(rows, device=self.network.policy.device).split(min(self.batch_size, rows)):
                     if len(part) >= LEAST_ROWS:
                         figures.append(self._step(index, feed, part, goal, most)[1:])
@@ -173,18 +174,16 @@ class HiddenPhase:
         layer: AuxiliaryLayer | None = None
         first: th.Tensor | None = None
         varies = th.zeros((), dtype=th.bool, device=self.network.policy.device)
-        centring = block.centring if is_maps(feed.inputs(index, slice(0, 1))) else None
-        with nullcontext() if centring is None else centring.watching():
-            for chunk in feed.chunks:
-                given = block.forward(feed.inputs(index, chunk))
-                compared = summarised(given)
-                if first is None:
-                    first = compared[:1].clone()
-                    if is_maps(given):
-                        layer = self.auxiliary.of(self.network.policy, block, compared)
-                varies = varies | (compared != first).any(dim=0)
-                # Units are a fraction of the maps that they are computed from
-                parts.append(compared if layer is None else layer.forward(compared))
+        for chunk in feed.chunks:
+            given = block.forward(feed.inputs(index, chunk))
+            compared = summarised(given)
+            if first is None:
+                first = compared[:1].clone()
+                if is_maps(given):
+                    layer = self.auxiliary.of(self.network.policy, block, compared)
+            varies = varies | (compared != first).any(dim=0)
+            # Units are a fraction of the maps that they are computed from
+            parts.append(compared if layer is None else layer.forward(compared))
         if is_maps(given):
             varies = varies.unflatten(0, (-1, given.shape[1])).any(dim=0)  # a channel does in some of its places
         constant = 1 - varies.float().mean().item()
