@@ -3,7 +3,8 @@ Centre the steps of linear layers that read feature maps.
 
 Pixels and rectified maps are of one sign, and a layer reads thousands of them. A step of its weights then mostly moves the
 mean of each unit over all rows, and a few steps of one sign can switch a unit off for good. A centred step is the optimizer's
-step on ``W (x - m) + b'``, with m the mean of its inputs x: what it does to W moves no unit's mean. The layer remains ``W x + b``.
+step on ``W (x - m) + b'``, with m the mean of its inputs x: what it does to W moves no unit's mean. The layer remains
+``W x + b``.
 
 Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp" (1998), say why inputs should have no mean. To centre the
 steps of layers on maps, and of no others, is our choice, with its measurement in the lab log.
