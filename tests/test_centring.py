@@ -124,7 +124,7 @@ class Functional(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         maps = th.relu(self.maps(observations)).flatten(1)
-        return th.relu(self.top(th.relu(self.flat(maps))))
+        return th.relu(self.top(th.relu(self.flat(input=maps))))
 
 
 class NoIntercept(Functional):

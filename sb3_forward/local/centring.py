@@ -48,15 +48,15 @@ class Centring:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Centre steps within ``with`` on what the layer reads from one to the next."""
-        hook = self.layer.register_forward_pre_hook(self._add)
+        hook = self.layer.register_forward_pre_hook(self._add, with_kwargs=True)
         try:
             yield
         finally:
             hook.remove()
             self._sum, self._rows = None, 0
 
-    def _add(self, _: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
-        read = inputs[0].detach().flatten(end_dim=-2)
+    def _add(self, _: nn.Module, inputs: tuple[th.Tensor, ...], named: dict[str, th.Tensor]) -> None:
+        (read,) = (own.detach().flatten(end_dim=-2) for own in (*inputs, *named.values()))
         self._sum = read.sum(dim=0) + (0 if self._sum is None else self._sum)
         self._rows += len(read)
 
