@@ -56,14 +56,15 @@ class Block:
         self.forward = forward
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer: th.optim.Optimizer | None = None
-        self._dense = _dense(forward, self.parameters)
         self._convolution = _convolution(forward)
         #: the module that runs, if there is one: ``forward`` itself, or the module of the part whose ``forward`` it is
         self.module: nn.Module | None = forward if isinstance(forward, nn.Module) else None
         if self.module is None:
             self.module = getattr(getattr(forward, "__self__", None), "module", None)
+        linear = _linear(self.module, self.parameters)
+        self._dense = _dense(forward, linear)
         #: of its steps, if the block is a linear layer and what has no parameters
-        self.centring = Centring.of(self.module, self.parameters)
+        self.centring = None if linear is None else Centring(linear)
         #: whether the outputs for a row depend on the other rows of its batch
         self.has_batch_norm = self.module is not None and any(isinstance(own, _BatchNorm) for own in self.module.modules())
 
@@ -197,15 +198,20 @@ class Block:
         return outputs, outputs, pull
 
 
-def _dense(forward: Callable[[Any], Any], parameters: list[nn.Parameter]) -> tuple[nn.Linear, nn.Module] | None:
+def _linear(module: nn.Module | None, parameters: list[nn.Parameter]) -> nn.Linear | None:
+    """Return the linear layer whose weights and intercept are all that a block learns, or None if there is none."""
+    for layer in () if module is None else module.modules():
+        if type(layer) is nn.Linear and list(map(id, parameters)) == [id(layer.weight), id(layer.bias)]:
+            return layer
+    return None
+
+
+def _dense(forward: Callable[[Any], Any], linear: nn.Linear | None) -> tuple[nn.Linear, nn.Module] | None:
     """Return the linear layer and the activation that a block consists of, or None if it consists of anything else."""
-    if type(forward) is not nn.Sequential or len(forward) != 2:
+    if linear is None or type(forward) is not nn.Sequential or len(forward) != 2:
         return None
     layer, activation = forward
-    if type(layer) is not nn.Linear or type(activation) not in SLOPES:
-        return None
-    trained = list(map(id, parameters)) == [id(layer.weight), id(layer.bias)]
-    return (layer, activation) if trained else None
+    return (linear, activation) if layer is linear and type(activation) in SLOPES else None
 
 
 def _convolution(forward: Callable[[Any], Any]) -> list[nn.Module]:

@@ -31,20 +31,6 @@ class Centring:
         self._sum: th.Tensor | None = None  # (d,) of the inputs since the last step
         self._rows = 0  # their number
 
-    @classmethod
-    def of(cls, module: nn.Module | None, parameters: Sequence[nn.Parameter]) -> "Centring | None":
-        """
-        Make the centring of a block.
-
-        :param module: the module of the block
-        :param parameters: its trainable parameters
-        :return: the centring; None if these are not the weights and the intercept of one linear layer
-        """
-        for layer in () if module is None else module.modules():
-            if type(layer) is nn.Linear and list(map(id, parameters)) == [id(layer.weight), id(layer.bias)]:
-                return cls(layer)
-        return None
-
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Centre steps within ``with`` on what the layer reads from one to the next."""
