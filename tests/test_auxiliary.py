@@ -18,14 +18,11 @@ from sb3_forward.local.auxiliary import AuxiliaryLayer, AuxiliaryLayers
 from sb3_forward.local.blocks import Block
 from sb3_forward.local.loss import Guidance, LinearImage, balanced, guided, linear_image, standardise, summarised
 from tests.envs import ACTIONS, ALGORITHMS, RandomEnv, small_kwargs, small_model
+from tests.test_guided import normal
 from tests.test_hidden_phase import hidden_phase, learn, sample, signals
 from tests.test_images import Convolutions, cnn_model
 
 CONVOLUTIONS = ["extractor.0", "extractor.1", "extractor.2"]
-
-
-def normal(*shape: int, seed: int = 0) -> th.Tensor:
-    return th.randn(*shape, generator=th.Generator().manual_seed(seed), dtype=th.double)
 
 
 def layer_on(outputs: th.Tensor) -> AuxiliaryLayer:

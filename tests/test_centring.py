@@ -15,12 +15,9 @@ from sb3_forward.local.blocks import Block
 from sb3_forward.local.centring import Centring
 from sb3_forward.local.loss import Guidance, Objective
 from tests.envs import small_model
+from tests.test_guided import normal
 from tests.test_hidden_phase import hidden_phase, learn
 from tests.test_images import Convolutions, cnn_model
-
-
-def normal(*shape: int, seed: int = 0) -> th.Tensor:
-    return th.randn(*shape, generator=th.Generator().manual_seed(seed), dtype=th.double)
 
 
 class About(nn.Module):
