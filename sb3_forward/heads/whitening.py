@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Normal
 
-# Directions of the features with less than this share of the mean variance are damped, not amplified (our choice)
+# Directions of the features with less than this share of the mean square are damped, not amplified (our choice)
 WHITENING_RIDGE = 0.1
 
 
